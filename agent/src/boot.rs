@@ -282,7 +282,7 @@ fn current_executable() -> PathBuf {
 }
 
 fn build_drivers(locations: &AgentLocations, descriptors: Option<u64>) -> RuntimeDrivers {
-    RuntimeDrivers::new(drivers::build_drivers(DriverSettings {
+    RuntimeDrivers::new(drivers::driver_factories(DriverSettings {
         keeper_program: current_executable(),
         previews_folder: locations.state.join("previews"),
         descriptor_limit: descriptors,

@@ -15,6 +15,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use credentials::session::Session;
 use host::files::replace_file;
 use plan::application::{PreviewId, PreviewName};
+use plan::target::Targets;
 use protocol::request::UpRequest;
 use serde::{Deserialize, Serialize};
 
@@ -49,11 +50,10 @@ pub struct Record {
     #[serde(default)]
     #[serde(rename = "former")]
     pub former_labels: Vec<String>,
-    /// True if units may run as containers. The agent then waits for an engine that does not answer, instead of
-    /// starting the units as local processes.
+    /// Where the preview has units or data. The agent waits for an engine that does not answer, instead of starting the
+    /// units elsewhere.
     #[serde(default)]
-    #[serde(rename = "containers")]
-    pub has_containers: bool,
+    pub targets: Targets,
     /// The coding agent's session that started the preview. Until `down`, no unit gets more access to identities than
     /// this session.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -235,7 +235,7 @@ impl Record {
             request,
             snapshot: Snapshot::default(),
             former_labels: Vec::new(),
-            has_containers: false,
+            targets: Targets::default(),
             session: None,
             stopped_units: BTreeSet::new(),
         }

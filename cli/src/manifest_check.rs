@@ -27,6 +27,11 @@ pub(crate) struct CheckedManifest {
     pub(crate) diagnostics: Vec<Diagnostic>,
 }
 
+/// Accepts the names of all runtimes as the value of an option.
+pub(crate) fn runtime_names() -> clap::builder::PossibleValuesParser {
+    clap::builder::PossibleValuesParser::new(RuntimeKind::ALL.iter().map(|runtime| runtime.name()))
+}
+
 /// The command-line options that change how a manifest is resolved.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct ManifestOptions<'a> {
@@ -37,10 +42,8 @@ pub(crate) struct ManifestOptions<'a> {
 
 impl ManifestOptions<'_> {
     pub(crate) fn to_check_options(self) -> Result<CheckOptions, Failure> {
-        let runtime = self.runtime.map(|runtime| match runtime {
-            "process" => RuntimeKind::PROCESS,
-            _ => RuntimeKind::DOCKER,
-        });
+        // The command line accepts only known names.
+        let runtime = self.runtime.and_then(|name| RuntimeKind::parse(name).ok());
         let load_options =
             LoadOptions { environment: self.environment.map(str::to_owned), sets: parse_sets(self.sets)? };
         let text = |(name, value): (OsString, OsString)| Some((name.into_string().ok()?, value.into_string().ok()?));

@@ -427,6 +427,39 @@ fn rust_sources() -> Vec<(PathBuf, String)> {
     rust.map(|file| (file.clone(), read_file(&workspace_root().join(file)))).collect()
 }
 
+/// Where a runtime may be named: its definition and renderer, and its driver.
+const RUNTIME_FOLDERS: [&str; 2] = ["plan/src/render", "drivers/src"];
+
+/// Names of certain runtimes in a source, without its test module. The list and the methods of all runtimes are allowed.
+fn named_runtimes(text: &str) -> Vec<&str> {
+    let uses = without_test_module(text).match_indices("RuntimeKind::");
+    let names = uses.map(|(at, start)| {
+        let rest = &text[at + start.len()..];
+        &rest[..rest.find(|letter: char| !letter.is_alphanumeric() && letter != '_').unwrap_or(rest.len())]
+    });
+    names.filter(|name| *name != "ALL" && name.starts_with(char::is_uppercase)).collect()
+}
+
+#[test]
+fn only_renderers_and_drivers_name_a_runtime() {
+    assert_eq!(named_runtimes("RuntimeKind::DOCKER RuntimeKind::ALL RuntimeKind::parse"), ["DOCKER"]);
+    let mut checked = 0;
+    let mut found = Vec::new();
+    for (path, text) in rust_sources() {
+        if is_test_file(&path) || path.components().any(|part| part.as_os_str() == "benches") {
+            continue;
+        }
+        checked += 1;
+        let is_allowed =
+            RUNTIME_FOLDERS.iter().any(|folder| path.starts_with(folder)) || path.ends_with("plan/src/render.rs");
+        if !is_allowed {
+            found.extend(named_runtimes(&text).into_iter().map(|name| format!("{}: {name}", path.display())));
+        }
+    }
+    assert!(checked > 100, "only {checked} sources were checked");
+    assert_eq!(found, Vec::<String>::new(), "ask for a capability instead");
+}
+
 fn is_test_file(path: &Path) -> bool {
     path.components().any(|part| part.as_os_str() == "tests") || path.ends_with("tests.rs")
 }

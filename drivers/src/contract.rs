@@ -398,6 +398,7 @@ impl<'a> TestPreview<'a> {
             preview: self.name.clone(),
             locations: self.locations.clone(),
             application: Arc::new(application),
+            targets: plan::target::Targets::default(),
             secrets: Arc::new(FixedSecretFolder(self.harness.secrets_folder())),
             progress: Arc::new(NoProgress),
         }

@@ -15,6 +15,7 @@ use bytes::Bytes;
 use futures_util::stream::BoxStream;
 use plan::application::{PreviewId, PreviewName, RuntimeKind, Unit, UnitName};
 use plan::observed::{Exit, Images, Observed};
+use plan::target::Targets;
 use plan::{Application, step::Action};
 
 /// Folders of one preview on this machine, chosen by the agent.
@@ -39,6 +40,8 @@ pub struct Scope {
     pub preview: PreviewName,
     pub locations: Locations,
     pub application: Arc<Application>,
+    /// Where its units run. A driver works on the target of its own runtime.
+    pub targets: Targets,
     pub secrets: Arc<dyn SecretFiles>,
     pub progress: Arc<dyn Progress>,
 }

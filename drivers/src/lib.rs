@@ -3,6 +3,7 @@
 pub mod contract;
 pub mod docker;
 pub mod driver;
+pub mod factory;
 pub mod fake;
 pub mod process;
 
@@ -10,6 +11,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 pub use driver::{Driver, Locations, Problem, ProblemKind, Scope};
+pub use factory::{DriverFactory, TargetSource};
 
 /// The settings of this machine that drivers need. Each driver reads the configuration of its own runtime itself.
 #[derive(Clone, Debug)]
@@ -22,11 +24,8 @@ pub struct DriverSettings {
     pub descriptor_limit: Option<u64>,
 }
 
-/// The drivers of all runtimes. It connects to none of them.
+/// Creates the drivers of all runtimes.
 #[must_use]
-pub fn build_drivers(settings: DriverSettings) -> Vec<Arc<dyn Driver>> {
-    let DriverSettings { keeper_program, previews_folder, descriptor_limit } = settings;
-    let docker = docker::DockerDriver::new(docker::DockerEnv::from_env());
-    let process = process::ProcessDriver::new(keeper_program, previews_folder).with_descriptor_limit(descriptor_limit);
-    vec![Arc::new(docker), Arc::new(process)]
+pub fn driver_factories(settings: DriverSettings) -> Vec<Arc<dyn DriverFactory>> {
+    vec![Arc::new(docker::DockerFactory), Arc::new(process::ProcessFactory::new(settings))]
 }

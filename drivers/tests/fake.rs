@@ -148,6 +148,7 @@ fn scope(harness: &FakeHarness) -> Scope {
         preview,
         locations,
         application,
+        targets: plan::target::Targets::default(),
         secrets: Arc::new(NoSecretsNoProgress),
         progress: Arc::new(NoSecretsNoProgress),
     }

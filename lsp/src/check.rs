@@ -119,7 +119,7 @@ impl Analysis {
     }
 
     fn runtime(&self) -> RuntimeKind {
-        self.options.runtime.unwrap_or(RuntimeKind::DOCKER)
+        self.options.runtime.unwrap_or_else(RuntimeKind::preferred)
     }
 }
 

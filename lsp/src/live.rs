@@ -389,6 +389,7 @@ pub fn up_request(state: &ServerState, root: &Path) -> UpRequest {
         environment: settings.environment.clone().filter(|name| !name.is_empty()),
         runtime: settings.runtime.clone().filter(|name| !name.is_empty()),
         variables,
+        target_variables: plan::runtime::RuntimeKind::target_variables(|name| std::env::var(name).ok()),
         ..UpRequest::default()
     }
 }

@@ -297,11 +297,7 @@ impl Workspace {
     }
 
     fn check_options(&self) -> CheckOptions {
-        let runtime = self.settings.runtime.as_deref().and_then(|word| match word {
-            "docker" => Some(RuntimeKind::DOCKER),
-            "process" => Some(RuntimeKind::PROCESS),
-            _ => None,
-        });
+        let runtime = self.settings.runtime.as_deref().and_then(|name| RuntimeKind::parse(name).ok());
         let environment = self.settings.environment.clone().filter(|name| !name.is_empty());
         let text = |(name, value): (std::ffi::OsString, std::ffi::OsString)| {
             Some((name.into_string().ok()?, value.into_string().ok()?))

@@ -26,6 +26,7 @@ mod render;
 pub mod resolve;
 pub mod runtime;
 pub mod step;
+pub mod target;
 pub mod text;
 
 pub use application::Application;

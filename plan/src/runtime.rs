@@ -4,6 +4,7 @@
 //! therefore needs a definition in `render/` and a driver, and no change elsewhere.
 
 use std::cmp::Ordering;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::hash::{Hash, Hasher};
 
@@ -36,6 +37,8 @@ pub struct RuntimeCapabilities {
     /// used only on request.
     pub default_rank: Option<u8>,
     pub availability: Availability,
+    /// The variables of the caller's environment that select an engine.
+    pub target_variables: &'static [&'static str],
     pub addressing: Addressing,
     pub secrets: SecretLocation,
     /// True if a preview has a network of its own there, which pdev creates and removes. A unit that loses it is
@@ -170,6 +173,13 @@ impl RuntimeKind {
         candidates.retain(|runtime| runtime.capabilities().default_rank.is_some());
         candidates.sort_by_key(|runtime| runtime.capabilities().default_rank);
         candidates
+    }
+
+    /// The variables that select an engine in any runtime, with their values in the caller's environment.
+    #[must_use]
+    pub fn target_variables(variable: impl Fn(&str) -> Option<String>) -> BTreeMap<String, String> {
+        let names = Self::ALL.iter().flat_map(|runtime| runtime.capabilities().target_variables);
+        names.filter_map(|name| Some(((*name).to_owned(), variable(name)?))).collect()
     }
 
     /// The runtime to analyse a manifest for when neither the manifest nor the user chose one.

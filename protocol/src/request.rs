@@ -44,6 +44,9 @@ pub struct UpRequest {
     /// The variables of the client's environment that the manifest reads as `${env.X}`.
     #[serde(default)]
     pub variables: BTreeMap<String, String>,
+    /// The variables of the client's environment that select an engine, for example `DOCKER_HOST`.
+    #[serde(default)]
+    pub target_variables: BTreeMap<String, String>,
     /// Runtime of services that do not require one: `docker` or `process`.
     #[serde(default)]
     pub runtime: Option<String>,

@@ -39,4 +39,5 @@ mod self_approval;
 mod session_previews;
 mod sessions;
 mod shop;
+mod targets;
 mod token_rotation;

@@ -82,7 +82,7 @@ async fn start_exec(
         user: exec_request.user,
         terminal_size: exec_request.terminal,
     };
-    let driver = api.shared.drivers.driver(unit.runtime);
+    let driver = api.shared.drivers.driver_of(&scope.targets, unit.runtime);
     let session = match driver {
         Ok(driver) => driver.exec(&scope, unit, request).await,
         Err(problem) => Err(problem),

@@ -124,7 +124,7 @@ async fn merge_logs(
     let mut sources: Vec<LogEntryStream> = Vec::new();
     let (now, mut failures) = (crate::bus::now_ms(), Vec::new());
     for unit in units {
-        let Ok(driver) = api.shared.drivers.driver(unit.runtime) else { continue };
+        let Ok(driver) = api.shared.drivers.driver_of(&scope.targets, unit.runtime) else { continue };
         let open = |request| open_log_stream(driver.logs(&scope.preview.id, &scope.locations, &unit.name, request));
         let history = drivers::driver::LogRequest { follow: false, since: query.since, tail: query.tail };
         match open(history).await {

@@ -97,7 +97,7 @@ pub(super) async fn open_for_unit(
     binding: &EndpointBinding,
     access: Arc<EndpointAccess>,
 ) -> Result<EndpointListener, String> {
-    let driver = shared.drivers.driver(binding.runtime).map_err(|problem| problem.message)?;
+    let driver = shared.drivers.driver(&binding.target).map_err(|problem| problem.message)?;
     let listener =
         bind_listener(binding.address).map_err(|error| format!("cannot listen on {}: {error}", binding.address))?;
     let allowed_caller = AllowedCaller::Unit { driver, preview: preview.clone(), unit: binding.unit.clone() };

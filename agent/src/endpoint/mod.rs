@@ -14,8 +14,9 @@ use credentials::Secret;
 use credentials::approval::IdentityUse;
 use credentials::endpoint::{Cloud, EndpointAccess, EndpointLocation, variables};
 use plan::Application;
-use plan::application::{EnvValue, PreviewName, RuntimeKind, Unit, UnitName};
+use plan::application::{EnvValue, PreviewName, Unit, UnitName};
 use plan::runtime::SecretLocation;
+use plan::target::{Target, Targets};
 use protocol::Problem;
 
 use crate::approvals::{Purpose, identity_use_of, needs_approval};
@@ -34,7 +35,8 @@ pub struct EndpointBinding {
     pub identity: String,
     /// The use that must remain approved; `None` if the identity's configuration requires no approval.
     pub required_approval: Option<IdentityUse>,
-    pub runtime: RuntimeKind,
+    /// Where the unit runs.
+    pub target: Target,
     pub address: SocketAddr,
 }
 
@@ -57,6 +59,7 @@ pub async fn bind_endpoints(
     record: &Record,
     application: &mut Application,
     ports: &mut BTreeMap<String, u16>,
+    targets: &Targets,
     purpose: Purpose,
 ) -> Result<EndpointBindings, Problem> {
     let mut result = EndpointBindings::default();
@@ -69,7 +72,7 @@ pub async fn bind_endpoints(
     for name in units_with_identity {
         let Some(unit) = application.units.get_mut(&name) else { continue };
         let port = ports.get(&endpoint_port_key(&name)).copied().unwrap_or_default();
-        match bind_endpoint(shared, record, unit, port, purpose).await? {
+        match bind_endpoint(shared, record, unit, (targets, port), purpose).await? {
             Ok(binding) => {
                 if let Some((login, end)) = shared.broker.pending_login_of(&binding.identity) {
                     let state = match end {
@@ -121,7 +124,7 @@ async fn bind_endpoint(
     shared: &Shared,
     record: &Record,
     unit: &mut Unit,
-    port: u16,
+    (targets, port): (&Targets, u16),
     purpose: Purpose,
 ) -> Result<Result<EndpointBinding, String>, Problem> {
     let preview = &record.name;
@@ -144,9 +147,11 @@ async fn bind_endpoint(
     }
     let required_approval = needs_approval(&identity).then_some(identity_use);
     let runtime = unit.runtime;
-    let driver = shared.drivers.driver(runtime).map_err(|problem| convert::driver_problem(&problem, None))?;
+    let no_endpoint = || runtime.capabilities().wording.no_credential_endpoint.to_owned();
+    let Some(target) = targets.get(runtime).cloned() else { return Ok(Err(no_endpoint())) };
+    let driver = shared.drivers.driver(&target).map_err(|problem| convert::driver_problem(&problem, None))?;
     let Some(ip) = driver.credential_endpoint_address().await.ok().flatten() else {
-        return Ok(Err(runtime.capabilities().wording.no_credential_endpoint.to_owned()));
+        return Ok(Err(no_endpoint()));
     };
     let address = SocketAddr::new(ip, port);
     let token = endpoint_token(shared, preview, &unit.name)?;
@@ -169,7 +174,7 @@ async fn bind_endpoint(
         // Variables from the manifest win, because their author set them on purpose.
         unit.env.entry(variable.name.to_owned()).or_insert(value);
     }
-    Ok(Ok(EndpointBinding { unit: unit.name.clone(), identity: name, required_approval, runtime, address }))
+    Ok(Ok(EndpointBinding { unit: unit.name.clone(), identity: name, required_approval, target, address }))
 }
 
 fn endpoint_token(shared: &Shared, preview: &PreviewName, unit: &str) -> Result<Secret, Problem> {

@@ -214,6 +214,7 @@ impl Actor {
         // The message may be from an operation that was superseded meanwhile.
         let Some(finished) = self.operation.take_if(|running| running.id == id) else { return false };
         self.supervisor.resume_supervision();
+        self.supervisor.recover_when_reachable(&outcome.unreachable);
         let last_event = outcome::end_operation(&self.context, &finished.kind, outcome);
         let was_down = matches!(finished.kind, OperationKind::Down { .. });
         // A queued `up` still needs the record, so the preview is removed only without queued requests.

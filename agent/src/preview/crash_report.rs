@@ -5,7 +5,7 @@ use std::time::Duration;
 use drivers::Scope;
 use drivers::driver::LogRequest;
 use futures_util::StreamExt;
-use plan::application::{Body, Role, RuntimeKind, Unit};
+use plan::application::{Body, Role, Unit};
 use plan::observed::Exit;
 use protocol::Problem;
 use protocol::status::UnitState;
@@ -63,7 +63,7 @@ pub(super) fn mark_failed_after_exit(
     let task = async move {
         let lines = read_last_lines(&context, &scope, &unit.name).await;
         let problem = exit_problem(&unit, &exit, lines, restarts);
-        if unit.runtime == RuntimeKind::DOCKER && !context.live.is_subscribed(RuntimeKind::DOCKER) {
+        if unit.runtime.capabilities().ends_units_when_stopped && !context.live.is_subscribed(unit.runtime) {
             // The engine stopped meanwhile and ended its containers. The supervisor reports that as the cause.
             return;
         }
@@ -89,7 +89,7 @@ pub(super) async fn read_last_lines(context: &Context, scope: &Scope, unit: &str
     let Some(application_unit) = scope.application.units.get(unit) else { return Vec::new() };
     let read = |since| async move {
         let request = LogRequest { tail: Some(OUTPUT_LINES_MAX), since, ..LogRequest::default() };
-        let driver = context.shared.drivers.driver(application_unit.runtime).ok()?;
+        let driver = context.shared.drivers.driver_of(&scope.targets, application_unit.runtime).ok()?;
         let lines = driver.logs(&scope.preview.id, &scope.locations, unit, request).await.ok()?;
         Some(lines.filter_map(|line| async { line.ok().map(|line| line.text) }).collect::<Vec<_>>().await)
     };

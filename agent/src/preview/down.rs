@@ -6,11 +6,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
-use drivers::Scope;
-use drivers::driver::ProblemKind;
+use drivers::driver::Problem as DriverProblem;
+use drivers::{Scope, TargetSource};
 use plan::Application;
 use plan::compare::{TeardownOptions, teardown};
 use plan::observed::{Observed, RunState};
+use plan::target::{Target, Targets};
 use protocol::EventKind;
 use protocol::Problem;
 use protocol::status::UnitState;
@@ -18,25 +19,35 @@ use protocol::status::UnitState;
 use super::outcome::Outcome;
 use super::{Context, execute, naming};
 use crate::convert;
-use crate::registry::Intent;
+use crate::registry::{Intent, Record};
 
 pub(super) async fn run(context: Context, volumes: bool) -> Outcome {
     let begun = Instant::now();
     let result = take_down(&context, volumes).await;
     // A unit that could not be stopped must not get credentials any more.
     context.live.endpoints.clear();
-    let result = result.map(|(problems, forgettable)| {
-        if problems.is_empty() {
-            context.live.clear();
-            context.live.set_forgettable(forgettable);
-            context.published.replace_units(&[]);
-        }
-        (problems, false)
-    });
-    Outcome::new(result, begun)
+    let taken_down = match result {
+        Ok(taken_down) => taken_down,
+        Err(problem) => return Outcome::new(Err(problem), begun),
+    };
+    if taken_down.problems.is_empty() {
+        context.live.clear();
+        context.live.set_forgettable(taken_down.forgettable);
+        context.published.replace_units(&[]);
+    }
+    let mut outcome = Outcome::new(Ok((taken_down.problems, false)), begun);
+    outcome.unreachable = taken_down.unreachable;
+    outcome
 }
 
-async fn take_down(context: &Context, volumes: bool) -> Result<(Vec<Problem>, bool), Problem> {
+struct TakenDown {
+    problems: Vec<Problem>,
+    /// The preview has no data left.
+    forgettable: bool,
+    unreachable: Vec<Target>,
+}
+
+async fn take_down(context: &Context, volumes: bool) -> Result<TakenDown, Problem> {
     let record = context.shared.registry.get(&context.id);
     let project = record.as_ref().map_or_else(|| PathBuf::from("/"), |record| record.folder.clone());
     // Record the intent first, so that an interrupted `down` is completed after a restart of the agent.
@@ -53,7 +64,10 @@ async fn take_down(context: &Context, volumes: bool) -> Result<(Vec<Problem>, bo
         Some(scope) => scope,
         None => empty_scope(context, record.as_ref().map(|record| record.name.clone()), locations),
     };
-    let observed = observe_preview(context, &scope).await?;
+    let scope = Scope { targets: targets_of(context, record.as_ref()), ..scope };
+    let Survey { observed, mut unreachable } = survey_preview(context, &scope).await;
+    // Without a record, an engine that does not answer has probably never been used.
+    unreachable.retain(|_| record.as_ref().is_some_and(|record| !record.targets.is_empty()));
     let plan = teardown(&observed, &TeardownOptions { remove_volumes: volumes });
     context.published.publish_event(EventKind::Planned { plan: convert::plan_view(&plan) });
     for (unit, observed_unit) in &observed.units {
@@ -62,12 +76,14 @@ async fn take_down(context: &Context, volumes: bool) -> Result<(Vec<Problem>, bo
             context.published.edit_unit(unit, |status| status.state = UnitState::Stopping);
         }
     }
-    let problems = execute::execute_plan(context, &scope, &plan, BTreeMap::new()).await;
+    let mut problems = execute::execute_plan(context, &scope, &plan, BTreeMap::new()).await;
+    problems.extend(unreachable.iter().map(|(target, problem)| unreachable_problem(&scope, target, problem)));
     let mut forgettable = false;
     if problems.is_empty() {
         forgettable = clean_up_preview(context, &scope, volumes)?;
     }
-    Ok((problems, forgettable))
+    let unreachable = unreachable.into_iter().map(|(target, _)| target).collect();
+    Ok(TakenDown { problems, forgettable, unreachable })
 }
 
 /// A scope without units, for a preview whose application is unknown. It is sufficient for a teardown.
@@ -91,25 +107,50 @@ fn empty_scope(
         volumes: BTreeMap::new(),
         default_service: None,
     };
-    super::up::scope_for(context, preview, locations, Arc::new(application))
+    super::up::scope_for(context, preview, locations, Arc::new(application), Targets::default())
 }
 
-/// Observes this preview in all runtimes. An engine that does not answer is ignored, unless the preview is known to
-/// have containers.
-async fn observe_preview(context: &Context, scope: &Scope) -> Result<Observed, Problem> {
-    let mut all = Observed::default();
-    for driver in context.shared.drivers.all() {
-        match driver.observe(&scope.preview.id, &scope.locations).await {
-            Ok(observed) => merge_observed(&mut all, observed),
-            Err(problem) if problem.kind == ProblemKind::Unavailable && !uses_runtime(scope, driver.runtime()) => {}
-            Err(problem) => return Err(convert::driver_problem(&problem, None)),
+/// The places of a preview that were asked for its objects.
+struct Survey {
+    observed: Observed,
+    /// Where the preview has objects that cannot be removed now, and the reason.
+    unreachable: Vec<(Target, DriverProblem)>,
+}
+
+/// Observes the preview where it has objects. Other engines are not asked: their user may not have access to them.
+async fn survey_preview(context: &Context, scope: &Scope) -> Survey {
+    let mut survey = Survey { observed: Observed::default(), unreachable: Vec::new() };
+    for target in scope.targets.iter() {
+        let result = match context.shared.drivers.driver(target) {
+            Ok(driver) => driver.observe(&scope.preview.id, &scope.locations).await,
+            Err(problem) => Err(problem),
+        };
+        match result {
+            Ok(observed) => merge_observed(&mut survey.observed, observed),
+            Err(problem) => survey.unreachable.push((target.clone(), problem)),
         }
     }
-    Ok(all)
+    survey
 }
 
-fn uses_runtime(scope: &Scope, runtime: plan::application::RuntimeKind) -> bool {
-    scope.application.units.values().any(|unit| unit.runtime == runtime)
+/// Reports what still runs.
+fn unreachable_problem(scope: &Scope, target: &Target, problem: &DriverProblem) -> Problem {
+    let units = scope.application.units.values().filter(|unit| unit.runtime == target.runtime);
+    let names: Vec<String> = units.map(|unit| format!("`{}`", unit.name)).collect();
+    let rest = if names.is_empty() { "its units".to_owned() } else { names.join(", ") };
+    let problem = convert::driver_problem(problem, None);
+    Problem { title: format!("cannot stop {rest}: {}", problem.title), ..problem }
+        .hint("The agent completes the `down` when the engine answers. Other units were stopped.")
+}
+
+/// The recorded targets. A preview without a record may have objects in any runtime.
+fn targets_of(context: &Context, record: Option<&Record>) -> Targets {
+    if let Some(record) = record.filter(|record| !record.targets.is_empty()) {
+        return record.targets.clone();
+    }
+    let drivers = &context.shared.drivers;
+    let select = |runtime| drivers.select_target(runtime, &BTreeMap::new(), TargetSource::Default).ok().flatten();
+    drivers.runtimes().filter_map(select).collect()
 }
 
 pub(super) fn merge_observed(all: &mut Observed, observed: Observed) {

@@ -104,7 +104,7 @@ async fn call_driver(
 ) -> Result<(), Problem> {
     let _call = calls.acquire().await.map_err(|_| Problem::new("internal", 500, "the executor was closed"))?;
     let unit = action.unit().map(String::as_str);
-    let result = match (action, context.shared.drivers.driver(runtime)) {
+    let result = match (action, context.shared.drivers.driver_of(&scope.targets, runtime)) {
         (_, Err(problem)) => Err(problem),
         // A keeper exits with its last unit, which ends its event stream. So check the subscription before every start.
         (Action::Start { .. }, Ok(driver)) => match subscribe_to_runtime(context, scope, runtime).await {
@@ -201,7 +201,7 @@ async fn await_exit(context: &Context, scope: &Scope, name: &str) -> Result<(), 
 async fn stop_timed_out_job(context: &Context, scope: &Scope, unit: &Unit, limit: Duration) {
     let runtime = unit.runtime;
     context.live.expect_stop(&unit.name, true);
-    if let Ok(driver) = context.shared.drivers.driver(runtime) {
+    if let Ok(driver) = context.shared.drivers.driver_of(&scope.targets, runtime) {
         drop(driver.perform(scope, &Action::Stop { unit: unit.name.clone(), runtime }).await);
     }
     let lines = super::crash_report::read_last_lines(context, scope, &unit.name).await;

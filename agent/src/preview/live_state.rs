@@ -152,7 +152,7 @@ pub(super) async fn subscribe_to_runtime(
     if context.live.is_subscribed(runtime) {
         return Ok(());
     }
-    let driver = context.shared.drivers.driver(runtime)?;
+    let driver = context.shared.drivers.driver_of(&scope.targets, runtime)?;
     let mut events = driver.follow_events(&scope.preview.id, &scope.locations).await?;
     let mailbox = context.mailbox.clone();
     let id = {

@@ -16,6 +16,7 @@ mod prepare;
 mod readiness;
 mod stop;
 mod supervisor;
+mod targets;
 mod up;
 
 use std::sync::Arc;

@@ -3,6 +3,7 @@
 
 use std::time::Instant;
 
+use plan::target::Target;
 use protocol::status::PreviewState;
 use protocol::{EventKind, Problem};
 
@@ -17,13 +18,16 @@ pub struct Outcome {
     /// Nothing had to be changed.
     unchanged: bool,
     milliseconds: u64,
+    /// Engines that did not answer, where a `down` has to be completed.
+    pub(super) unreachable: Vec<Target>,
 }
 
 impl Outcome {
     /// The outcome of work that started at `begun`.
     pub(super) fn new(result: Result<(Vec<Problem>, bool), Problem>, begun: Instant) -> Self {
         let (problems, unchanged) = result.unwrap_or_else(|problem| (vec![problem], false));
-        Self { problems, unchanged, milliseconds: u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX) }
+        let milliseconds = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+        Self { problems, unchanged, milliseconds, unreachable: Vec::new() }
     }
 
     pub(super) fn has_succeeded(&self) -> bool {
@@ -47,7 +51,7 @@ pub(super) fn end_operation(context: &Context, kind: &OperationKind, outcome: Ou
     context.published.end_operation(phase_after(context, kind, &outcome));
     context.shared.routing.refresh(&context.shared, &context.id);
     let mut status = context.published.status();
-    let Outcome { problems, unchanged, milliseconds } = outcome;
+    let Outcome { problems, unchanged, milliseconds, .. } = outcome;
     if problems.is_empty() {
         if is_start {
             // The event reports what the caller asked for. A unit that fails from now on has its own event.

@@ -13,11 +13,13 @@ use plan::application::RuntimeKind;
 use plan::compare::{CompareOptions, compare, include_job_inputs};
 use plan::observed::{Images, Observed};
 use plan::step::Plan;
+use plan::target::Targets;
 use protocol::Problem;
 use protocol::request::UpRequest;
 
 use super::desired_state::{DesiredState, ManifestSource, resolve_desired_state};
 use super::down;
+use super::targets::ChosenTargets;
 use super::up::build_scope;
 use crate::approvals::Purpose;
 use crate::convert;
@@ -45,13 +47,20 @@ pub(super) async fn prepare_plan(
     published: &Arc<PublishedStatus>,
     purpose: Purpose,
 ) -> Result<PreparedPlan, Problem> {
-    let preparation = Preparation { shared, record, request, source, published, purpose };
-    let (inputs, engine_observed) = match request.runtime.as_deref() {
-        Some("docker") => (preparation.resolve_for_runtime(RuntimeKind::DOCKER).await?, None),
-        Some("process") => (preparation.resolve_for_runtime(RuntimeKind::PROCESS).await?, None),
-        Some(other) => {
-            let title = format!("unknown runtime `{other}`; allowed are `docker` and `process`");
-            return Err(Problem::new("invalid_request", 422, title));
+    let chosen_targets = {
+        // Reading the configuration of a runtime blocks.
+        let (shared, record, request) = (Arc::clone(shared), record.clone(), request.clone());
+        tokio::task::spawn_blocking(move || ChosenTargets::choose(&shared.drivers, &record, &request))
+            .await
+            .map_err(|error| Problem::new("internal", 500, format!("choosing the engine failed: {error}")))??
+    };
+    let targets = chosen_targets.usable();
+    let preparation = Preparation { shared, record, request, source, published, purpose, chosen_targets, targets };
+    let (inputs, known) = match request.runtime.as_deref() {
+        Some(name) => {
+            let runtime =
+                RuntimeKind::parse(name).map_err(|error| Problem::new("invalid_request", 422, error.to_string()))?;
+            (preparation.resolve_for_runtime(runtime).await?, None)
         }
         None => preparation.resolve_for_available_runtime().await?,
     };
@@ -63,7 +72,7 @@ pub(super) async fn prepare_plan(
         let selected: BTreeSet<String> = desired.selected_units.take().unwrap_or_else(all);
         desired.selected_units = Some(selected.difference(&stopped_units).cloned().collect());
     }
-    let observed = observe_runtimes(shared, &scope, engine_observed).await?;
+    let observed = observe_runtimes(shared, &scope, known).await?;
     if let Some(selected) = &desired.selected_units {
         // A unit that was neither requested nor exists does not belong to the preview yet.
         let belongs =
@@ -102,38 +111,74 @@ struct Preparation<'a> {
     source: &'a ManifestSource,
     published: &'a Arc<PublishedStatus>,
     purpose: Purpose,
+    chosen_targets: ChosenTargets,
+    /// Those of `chosen_targets` that can be used.
+    targets: Targets,
 }
 
 impl Preparation<'_> {
-    /// Uses containers if an engine answers, else local processes. Also returns what the engine reported about this
-    /// preview. The engine usually answers, so the inputs for containers are resolved at the same time.
-    async fn resolve_for_available_runtime(&self) -> Result<(ResolvedInputs, Option<Observed>), Problem> {
-        if let Ok(docker) = self.shared.drivers.driver(RuntimeKind::DOCKER) {
-            let locations = self.shared.locations.preview_locations(&self.record.name.id, &self.record.folder);
-            let observing = async {
-                let reply = tokio::time::timeout(ENGINE_REPLY_LIMIT, docker.observe(&self.record.name.id, &locations));
-                let no_reply = |_| format!("no reply within {} s", ENGINE_REPLY_LIMIT.as_secs());
-                reply.await.map_err(no_reply)?.map_err(|problem| problem.message)
-            };
-            // `Ok` around the result, so that only a missing engine ends both futures early. A wrong manifest is
-            // reported after the engine has answered.
-            let resolving = async { Ok(self.resolve_for_runtime(RuntimeKind::DOCKER).await) };
-            let reason = match tokio::try_join!(observing, resolving) {
-                Ok((observed, inputs)) => return Ok((inputs?, Some(observed))),
-                Err(reason) => reason,
-            };
-            if self.record.has_containers && self.record.intent == Intent::Up {
-                // Local processes would be a second copy of the same services, without the data of the first one.
-                let title = format!("this preview has containers, but their engine does not answer: {reason}");
-                return Err(Problem::new("runtime_unavailable", 503, title).hint(
-                    "Start the engine and run `pdev up` again, or run `pdev up --runtime process` without containers.",
-                ));
+    /// Uses the first runtime that answers. Also returns what it reported about this preview.
+    async fn resolve_for_available_runtime(&self) -> Result<(ResolvedInputs, Option<KnownState>), Problem> {
+        let mut first_reason: Option<String> = None;
+        for runtime in RuntimeKind::default_candidates() {
+            if !runtime.capabilities().availability.is_engine() {
+                // Units that need an engine are refused here, so add why it cannot be used.
+                let add_reason =
+                    |problem: Problem| Problem { detail: problem.detail.clone().or(first_reason), ..problem };
+                return Ok((self.resolve_for_runtime(runtime).await.map_err(add_reason)?, None));
             }
-            // Units that need a container are refused here, so add why the engine cannot be used.
-            let add_reason = |problem: Problem| Problem { detail: problem.detail.clone().or(Some(reason)), ..problem };
-            return Ok((self.resolve_for_runtime(RuntimeKind::PROCESS).await.map_err(add_reason)?, None));
+            match self.resolve_and_observe(runtime).await? {
+                Ok((inputs, observed)) => return Ok((inputs, Some((runtime, observed)))),
+                Err(reason) => {
+                    self.refuse_second_copy(runtime, &reason)?;
+                    first_reason.get_or_insert(reason);
+                }
+            }
         }
-        Ok((self.resolve_for_runtime(RuntimeKind::PROCESS).await?, None))
+        let reason = first_reason.unwrap_or_default();
+        Err(Problem::new("runtime_unavailable", 503, format!("no runtime is available: {reason}")))
+    }
+
+    /// Resolves for a runtime while its engine answers, which it usually does. The inner error is the reason why it does
+    /// not answer.
+    async fn resolve_and_observe(
+        &self,
+        runtime: RuntimeKind,
+    ) -> Result<Result<(ResolvedInputs, Observed), String>, Problem> {
+        let driver = match self.chosen_targets.driver(&self.shared.drivers, runtime) {
+            Ok(driver) => driver,
+            Err(problem) => return Ok(Err(problem.message)),
+        };
+        let locations = self.shared.locations.preview_locations(&self.record.name.id, &self.record.folder);
+        let observing = async {
+            let reply = tokio::time::timeout(ENGINE_REPLY_LIMIT, driver.observe(&self.record.name.id, &locations));
+            let no_reply = |_| format!("no reply within {} s", ENGINE_REPLY_LIMIT.as_secs());
+            reply.await.map_err(no_reply)?.map_err(|problem| problem.message)
+        };
+        // `Ok` around the result, so that only a missing engine ends both futures early. A wrong manifest is reported
+        // after the engine has answered.
+        let resolving = async { Ok(self.resolve_for_runtime(runtime).await) };
+        match tokio::try_join!(observing, resolving) {
+            Ok((observed, inputs)) => Ok(Ok((inputs?, observed))),
+            Err(reason) => Ok(Err(reason)),
+        }
+    }
+
+    /// Units in another runtime would be a second copy of the same services, without the data of the first one.
+    fn refuse_second_copy(&self, runtime: RuntimeKind, reason: &str) -> Result<(), Problem> {
+        if self.record.targets.get(runtime).is_none() || self.record.intent != Intent::Up {
+            return Ok(());
+        }
+        let wording = &runtime.capabilities().wording;
+        let title = format!("this preview runs {}, but its engine does not answer: {reason}", wording.in_runtime);
+        let others = RuntimeKind::ALL.iter().filter(|other| !other.capabilities().availability.is_engine());
+        let hint = match others.map(|other| other.name()).next() {
+            Some(other) => format!(
+                "Start the engine and run `pdev up` again, or run `pdev up --runtime {other}` without this engine."
+            ),
+            None => "Start the engine and run `pdev up` again.".to_owned(),
+        };
+        Err(Problem::new("runtime_unavailable", 503, title).hint(hint))
     }
 
     async fn resolve_for_runtime(&self, default_runtime: RuntimeKind) -> Result<ResolvedInputs, Problem> {
@@ -155,23 +200,34 @@ impl Preparation<'_> {
             .iter()
             .map(|(job, patterns)| (job.clone(), crate::job_inputs::digest(&project, patterns)));
         include_job_inputs(&mut application, &job_inputs.collect());
-        let endpoints = bind_endpoints(shared, self.record, &mut application, &mut desired.ports, self.purpose).await?;
+        let endpoints = {
+            let (record, targets) = (self.record, &self.targets);
+            bind_endpoints(shared, record, &mut application, &mut desired.ports, targets, self.purpose).await?
+        };
         let is_selected =
             |unit: &String| desired.selected_units.as_ref().is_none_or(|selected| selected.contains(unit));
         desired.notes.extend(endpoints.notes.into_iter().filter(|(unit, _)| is_selected(unit)).map(|(_, note)| note));
         let locations = shared.locations.preview_locations(&self.record.name.id, &project);
-        let scope = build_scope(shared, self.published, self.record.name.clone(), locations, Arc::new(application));
+        let scope = build_scope(
+            shared,
+            self.published,
+            self.record.name.clone(),
+            locations,
+            Arc::new(application),
+            self.targets.clone(),
+        );
         // Images of units that were not requested are not inspected, and their build contexts are not hashed.
         let scope_of_images = match &desired.selected_units {
             Some(selected) => narrow_scope(scope.clone(), |name| selected.contains(name)),
             None => scope.clone(),
         };
         let used = used_runtimes(&scope_of_images.application);
-        let drivers = shared.drivers.all().into_iter().filter(|driver| used.contains(&driver.runtime()));
-        let inspections = drivers.map(|driver| {
-            let scope = &scope_of_images;
-            async move { driver.inspect_images(scope).await }
-        });
+        let mut drivers = Vec::new();
+        for runtime in used {
+            let driver = self.chosen_targets.driver(&shared.drivers, runtime);
+            drivers.push(driver.map_err(|problem| convert::driver_problem(&problem, None))?);
+        }
+        let inspections = drivers.iter().map(|driver| driver.inspect_images(&scope_of_images));
         let mut images = Images::default();
         for result in futures_util::future::join_all(inspections).await {
             let inspected = result.map_err(|problem| convert::driver_problem(&problem, None))?;
@@ -182,26 +238,28 @@ impl Preparation<'_> {
     }
 }
 
-/// Observes the preview in all runtimes concurrently. Containers are not observed again if `engine_observed` has them:
-/// it is only moments old, and no other operation changes this preview.
-async fn observe_runtimes(
-    shared: &Arc<Shared>,
-    scope: &Scope,
-    engine_observed: Option<Observed>,
-) -> Result<Observed, Problem> {
+/// What a runtime reported about the preview.
+type KnownState = (RuntimeKind, Observed);
+
+/// Observes the preview in all runtimes concurrently, except the one of `known`: its state is only moments old, and no
+/// other operation changes this preview.
+async fn observe_runtimes(shared: &Arc<Shared>, scope: &Scope, known: Option<KnownState>) -> Result<Observed, Problem> {
     let used = used_runtimes(&scope.application);
-    let is_observed = |runtime| engine_observed.is_some() && runtime == RuntimeKind::DOCKER;
-    let drivers = shared.drivers.all().into_iter().filter(|driver| !is_observed(driver.runtime()));
-    let observations = drivers.map(|driver| {
-        let is_used = used.contains(&driver.runtime());
+    let known_runtime = known.as_ref().map(|(runtime, _)| *runtime);
+    let targets = scope.targets.iter().filter(|target| Some(target.runtime) != known_runtime);
+    let observations = targets.map(|target| {
+        let is_used = used.contains(&target.runtime);
         async move {
-            let observed = driver.observe(&scope.preview.id, &scope.locations).await;
+            let observed = match shared.drivers.driver(target) {
+                Ok(driver) => driver.observe(&scope.preview.id, &scope.locations).await,
+                Err(problem) => Err(problem),
+            };
             // A runtime that no unit of this preview uses may be unavailable.
             if is_used { observed } else { Ok(observed.unwrap_or_default()) }
         }
     });
     let results = futures_util::future::join_all(observations).await;
-    let mut all = engine_observed.unwrap_or_default();
+    let mut all = known.map(|(_, observed)| observed).unwrap_or_default();
     for result in results {
         down::merge_observed(&mut all, result.map_err(|problem| convert::driver_problem(&problem, None))?);
     }

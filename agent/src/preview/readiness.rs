@@ -59,7 +59,7 @@ async fn discover_address(context: &Context, scope: &Scope, unit: &Unit) {
     if context.live.has_address(&unit.name) {
         return;
     }
-    let Ok(driver) = context.shared.drivers.driver(unit.runtime) else { return };
+    let Ok(driver) = context.shared.drivers.driver_of(&scope.targets, unit.runtime) else { return };
     let deadline = Instant::now() + ADDRESS_LIMIT;
     let mut running_observations = 0;
     loop {
@@ -167,7 +167,7 @@ async fn run_command(context: &Context, scope: &Scope, unit: &Unit, argv: &Argv)
         Argv::List(arguments) => arguments.clone(),
         Argv::Shell(line) => vec!["/bin/sh".into(), "-c".into(), line.clone()],
     };
-    let driver = context.shared.drivers.driver(unit.runtime).map_err(|problem| problem.message)?;
+    let driver = context.shared.drivers.driver_of(&scope.targets, unit.runtime).map_err(|problem| problem.message)?;
     let request = ExecRequest { argv, ..ExecRequest::default() };
     let mut session = driver.exec(scope, unit, request).await.map_err(|problem| problem.message)?;
     let mut text = Vec::new();

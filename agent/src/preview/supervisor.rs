@@ -10,6 +10,7 @@ use plan::Application;
 use plan::application::{RestartPolicy, Role, RuntimeKind, Unit};
 use plan::observed::{Exit, RunState};
 use plan::step::Action;
+use plan::target::Target;
 use protocol::status::UnitState;
 
 use super::live_state::{AbortOnDrop, subscribe_to_runtime};
@@ -34,7 +35,7 @@ pub(super) struct Supervisor {
     generation: u64,
     reattachments: BTreeMap<RuntimeKind, AbortOnDrop>,
     /// When each service's container last ended without being stopped by an operation.
-    container_exits: BTreeMap<String, Instant>,
+    recent_exits: BTreeMap<String, Instant>,
 }
 
 impl Supervisor {
@@ -45,7 +46,7 @@ impl Supervisor {
             pending_restarts: BTreeMap::new(),
             generation: 0,
             reattachments: BTreeMap::new(),
-            container_exits: BTreeMap::new(),
+            recent_exits: BTreeMap::new(),
         }
     }
 
@@ -70,6 +71,15 @@ impl Supervisor {
         self.cancel_all_restarts();
         self.probers.clear();
         self.reattachments.clear();
+    }
+
+    /// Completes an operation when these engines answer.
+    pub fn recover_when_reachable(&mut self, targets: &[Target]) {
+        for target in targets {
+            let (context, runtime) = (self.context.clone(), target.runtime);
+            let task = tokio::spawn(wait_until_reachable(context, target.clone()));
+            self.reattachments.insert(runtime, AbortOnDrop(task));
+        }
     }
 
     fn scope_of_unit(&self, name: &str) -> Option<(Arc<Application>, Scope)> {
@@ -120,8 +130,8 @@ impl Supervisor {
             self.handle_job_exit(unit, &scope, exit);
         } else {
             // Needed if this exit turns out to be caused by a stopping engine.
-            if unit.runtime == RuntimeKind::DOCKER && is_active(current.state) {
-                self.container_exits.insert(name.to_owned(), Instant::now());
+            if unit.runtime.capabilities().ends_units_when_stopped && is_active(current.state) {
+                self.recent_exits.insert(name.to_owned(), Instant::now());
             }
             self.handle_crash(unit, &scope, exit, &current);
         }
@@ -186,7 +196,7 @@ impl Supervisor {
         let task = tokio::spawn(async move {
             let runtime = unit.runtime;
             let action = Action::Start { unit: unit.name.clone(), runtime };
-            let result = match context.shared.drivers.driver(runtime) {
+            let result = match context.shared.drivers.driver_of(&scope.targets, runtime) {
                 Ok(driver) => match subscribe_to_runtime(&context, &scope, runtime).await {
                     Ok(()) => {
                         mark_starting(&context, &unit.name);
@@ -239,9 +249,10 @@ impl Supervisor {
         for unit in units.filter(|unit| unit.role != Role::Job) {
             self.probers.remove(&unit.name);
             self.pending_restarts.remove(&unit.name);
-            // Recorded for containers only: a keeper never causes an exit, because it exits after its last unit.
+            // Recorded only for runtimes that end their units: a keeper never causes an exit, because it exits after its
+            // last unit.
             let was_ended_by_engine =
-                self.container_exits.remove(&unit.name).is_some_and(|at| at.elapsed() < ENGINE_STOP_WINDOW);
+                self.recent_exits.remove(&unit.name).is_some_and(|at| at.elapsed() < ENGINE_STOP_WINDOW);
             self.context.published.edit_unit(&unit.name, |status| {
                 if is_active(status.state) || was_ended_by_engine && status.state == UnitState::Failed {
                     // Other failed or stopped units are not started again: that could become an endless loop of starts.
@@ -277,6 +288,19 @@ pub(super) fn mark_starting(context: &Context, name: &str) {
     });
 }
 
+/// Retries with increasing pauses until the engine answers, then lets the actor repeat its last request.
+async fn wait_until_reachable(context: Context, target: Target) {
+    let Some(record) = context.shared.registry.get(&context.id) else { return };
+    let locations = context.shared.locations.preview_locations(&context.id, &record.folder);
+    let Ok(driver) = context.shared.drivers.driver(&target) else { return };
+    let mut pause = BACK_OFF_FIRST;
+    while driver.observe(&context.id, &locations).await.is_err() {
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(BACK_OFF_MAX);
+    }
+    drop(context.mailbox.send(Message::Recover { reason: "an engine answers again" }).await);
+}
+
 /// Retries with increasing pauses until the runtime answers, then sends the actor what has happened in the meantime.
 async fn reattach_runtime(context: Context, scope: Scope, runtime: RuntimeKind) {
     let mut pause = BACK_OFF_FIRST;
@@ -284,7 +308,7 @@ async fn reattach_runtime(context: Context, scope: Scope, runtime: RuntimeKind) 
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(BACK_OFF_MAX);
     }
-    let Ok(driver) = context.shared.drivers.driver(runtime) else { return };
+    let Ok(driver) = context.shared.drivers.driver_of(&scope.targets, runtime) else { return };
     let Ok(observed) = driver.observe(&scope.preview.id, &scope.locations).await else { return };
     let (mut has_missing_units, mut has_ended_units) = (false, false);
     for unit in scope.application.units.values().filter(|unit| unit.runtime == runtime) {
@@ -294,7 +318,7 @@ async fn reattach_runtime(context: Context, scope: Scope, runtime: RuntimeKind) 
         }
         let message = match observed.units.get(&unit.name) {
             // The engine ended it when it stopped. Its exit code does not matter, because the program did not crash.
-            Some(observed_unit) if is_stopped_by_engine(runtime, unit, &observed_unit.state) => {
+            Some(observed_unit) if is_stopped_by_runtime(runtime, unit, &observed_unit.state) => {
                 has_ended_units = true;
                 continue;
             }
@@ -326,8 +350,9 @@ async fn reattach_runtime(context: Context, scope: Scope, runtime: RuntimeKind) 
     }
 }
 
-fn is_stopped_by_engine(runtime: RuntimeKind, unit: &Unit, state: &RunState) -> bool {
-    runtime == RuntimeKind::DOCKER && unit.role != Role::Job && matches!(state, RunState::Exited(_))
+fn is_stopped_by_runtime(runtime: RuntimeKind, unit: &Unit, state: &RunState) -> bool {
+    let ends_units = runtime.capabilities().ends_units_when_stopped;
+    ends_units && unit.role != Role::Job && matches!(state, RunState::Exited(_))
 }
 
 /// Whether a unit in this state should be running.

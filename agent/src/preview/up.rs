@@ -1,16 +1,17 @@
 //! The operation `up`: resolve, observe, compare, execute. Also `plan`, which ends after comparing, and `restart`.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
 use drivers::driver::{Progress, ProgressLine};
 use drivers::{Locations, Scope};
-use plan::application::{Body, PreviewName, Role, RuntimeKind, UnitName};
+use plan::application::{Body, PreviewName, Role, UnitName};
 use plan::observed::{Observed, RunState};
 use plan::step::{Action, Plan};
+use plan::target::Targets;
 use plan::{Application, lifecycle};
 use protocol::plan::PlanReply;
 use protocol::request::UpRequest;
@@ -67,7 +68,7 @@ async fn bring_up(
     if let Some(missing) = missing_secrets_problem(&desired.missing_secrets) {
         return Err(missing);
     }
-    record_intent(context, request, &desired, source)?;
+    record_intent(context, request, &desired, source, &targets_with_objects(&scope, &observed))?;
     write_lock_file(&context.published, request, desired.lock_update.as_deref());
     if let Some(note) = session_previews::session_note(&record) {
         context.published.publish_event(note);
@@ -105,6 +106,14 @@ async fn bring_up(
     Ok((problems, unchanged))
 }
 
+/// The targets where the preview will have units, or still has objects.
+fn targets_with_objects(scope: &Scope, observed: &Observed) -> Targets {
+    let mut runtimes = used_runtimes(&scope.application);
+    runtimes.extend(observed.units.values().chain(&observed.strays).map(|unit| unit.runtime));
+    runtimes.extend(observed.networks.iter().chain(&observed.volumes).map(|object| object.runtime));
+    scope.targets.only(|runtime| runtimes.contains(&runtime))
+}
+
 fn missing_secrets_problem(missing: &[String]) -> Option<Problem> {
     let first = missing.first()?;
     let names = missing.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
@@ -122,14 +131,16 @@ fn record_intent(
     request: &UpRequest,
     desired: &DesiredState,
     source: &ManifestSource,
+    targets: &Targets,
 ) -> Result<(), Problem> {
-    let has_containers = desired.application.units.values().any(|unit| unit.runtime == RuntimeKind::DOCKER);
     // A request for a single job does not change the desired state of the preview.
     let is_job_run = !request.jobs.is_empty();
     let recorded_request = UpRequest {
         variables: request.variables.clone(),
         force: false,
         jobs: Vec::new(),
+        // The target is recorded instead.
+        target_variables: BTreeMap::new(),
         detach: false,
         ..request.clone()
     };
@@ -142,7 +153,7 @@ fn record_intent(
         let all_are_up = record.intent == Intent::Up && record.request.services.is_empty();
         let services = if all_are_up { Vec::new() } else { recorded_request.services.clone() };
         record.intent = Intent::Up;
-        record.has_containers = has_containers;
+        record.targets = targets.clone();
         record.request = UpRequest { services, ..recorded_request };
         if source.is_disk() {
             let is_selected =
@@ -308,13 +319,12 @@ pub(super) async fn forward_peer_ports(context: &Context, scope: &Scope) {
         .filter_map(|name| scope.application.units.get(*name))
         .flat_map(|unit| unit.ports.values().map(|port| port.host_port))
         .collect();
-    let gateway: Option<IpAddr> = match context.shared.drivers.driver(RuntimeKind::DOCKER) {
-        Ok(driver) => driver.gateway_address(&scope.preview.id).await.ok().flatten(),
-        Err(_) => None,
-    };
-    let Some(gateway) = gateway else { return };
-    if let Err(text) = context.live.forwards.set(gateway, &ports).await {
-        context.published.publish_event(EventKind::Noted { text });
+    for runtime in used_runtimes(&scope.application) {
+        let Ok(driver) = context.shared.drivers.driver_of(&scope.targets, runtime) else { continue };
+        let Some(gateway) = driver.gateway_address(&scope.preview.id).await.ok().flatten() else { continue };
+        if let Err(text) = context.live.forwards.set(gateway, &ports).await {
+            context.published.publish_event(EventKind::Noted { text });
+        }
     }
 }
 
@@ -324,8 +334,9 @@ pub(super) fn scope_for(
     preview: PreviewName,
     locations: Locations,
     application: Arc<Application>,
+    targets: Targets,
 ) -> Scope {
-    build_scope(&context.shared, &context.published, preview, locations, application)
+    build_scope(&context.shared, &context.published, preview, locations, application, targets)
 }
 
 pub(super) fn build_scope(
@@ -334,6 +345,7 @@ pub(super) fn build_scope(
     preview: PreviewName,
     locations: Locations,
     application: Arc<Application>,
+    targets: Targets,
 ) -> Scope {
     let has_files = |unit: &&plan::application::Unit| !unit.secrets.is_empty() || unit.identity.is_some();
     let units = application.units.values().filter(has_files).map(|unit| unit.name.clone()).collect();
@@ -342,6 +354,7 @@ pub(super) fn build_scope(
         preview,
         locations,
         application,
+        targets,
         secrets: Arc::new(secrets),
         progress: Arc::new(ProgressPublisher(Arc::clone(published))),
     }

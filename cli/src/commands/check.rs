@@ -40,7 +40,7 @@ pub(crate) struct Arguments {
     #[arg(long = "set", value_name = "PATH=VALUE")]
     sets: Vec<String>,
     /// Report only what concerns this runtime
-    #[arg(long, value_name = "RUNTIME", value_parser = ["docker", "process"], env = "PDEV_RUNTIME", hide_env = true)]
+    #[arg(long, value_name = "RUNTIME", value_parser = crate::manifest_check::runtime_names(), env = "PDEV_RUNTIME", hide_env = true)]
     runtime: Option<String>,
 }
 

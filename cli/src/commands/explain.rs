@@ -27,7 +27,7 @@ pub(crate) struct Arguments {
     #[arg(short = 'e', long = "env", value_name = "NAME", env = "PDEV_ENV", hide_env = true)]
     environment: Option<String>,
     /// Runtime for services that do not set one
-    #[arg(long, value_name = "RUNTIME", value_parser = ["docker", "process"], env = "PDEV_RUNTIME", hide_env = true)]
+    #[arg(long, value_name = "RUNTIME", value_parser = crate::manifest_check::runtime_names(), env = "PDEV_RUNTIME", hide_env = true)]
     runtime: Option<String>,
 }
 
@@ -129,10 +129,8 @@ fn value_lines(path: &str, explanations: &[Explanation], sources: &Sources, pain
 
 /// The field as resolved for the runtime of `--runtime`; `None` if the manifest is too wrong to resolve.
 fn resolve_field(path: &str, checked: &CheckedManifest, arguments: &Arguments) -> Option<ExplainResult> {
-    let runtime = match arguments.runtime.as_deref() {
-        Some("process") => RuntimeKind::PROCESS,
-        _ => RuntimeKind::DOCKER,
-    };
+    let chosen = arguments.runtime.as_deref().and_then(|name| RuntimeKind::parse(name).ok());
+    let runtime = chosen.unwrap_or_else(RuntimeKind::preferred);
     let loaded = &checked.loaded;
     let options = manifest_options(arguments).to_check_options().ok()?;
     loaded.is_usable().then(|| explain(&resolve_without_agent(loaded, &options, runtime), path))

@@ -66,7 +66,7 @@ pub(crate) struct UpOptions {
     #[arg(long)]
     force: bool,
     /// Runtime for services that do not set one
-    #[arg(long, value_name = "RUNTIME", value_parser = ["docker", "process"], env = "PDEV_RUNTIME", hide_env = true)]
+    #[arg(long, value_name = "RUNTIME", value_parser = crate::manifest_check::runtime_names(), env = "PDEV_RUNTIME", hide_env = true)]
     runtime: Option<String>,
 }
 
@@ -95,6 +95,7 @@ impl UpOptions {
             jobs: Vec::new(),
             force: self.force,
             variables: checked.referenced_variables(),
+            target_variables: plan::runtime::RuntimeKind::target_variables(|name| std::env::var(name).ok()),
             runtime: self.runtime,
             detach: false,
         };

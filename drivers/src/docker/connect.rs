@@ -14,7 +14,7 @@ use hyper_util::{client::legacy::Client, rt::TokioExecutor};
 #[cfg(unix)]
 use hyperlocal::UnixConnector;
 
-use super::context::{DockerEnv, EngineEndpoint, choose_endpoint};
+use super::context::EngineEndpoint;
 use crate::driver::{Problem, ProblemKind};
 
 const PING_TIMEOUT: Duration = Duration::from_secs(2);
@@ -24,10 +24,7 @@ const RESPONSE_TIMEOUT_SECONDS: u64 = 120;
 #[cfg(unix)]
 const IDLE_CONNECTIONS_MAX: usize = 8;
 
-pub(super) async fn connect(docker_env: DockerEnv) -> Result<(Docker, EngineEndpoint), Problem> {
-    let endpoint = tokio::task::spawn_blocking(move || choose_endpoint(&docker_env))
-        .await
-        .map_err(|error| Problem::new(ProblemKind::Internal, format!("cannot choose a Docker endpoint: {error}")))??;
+pub(super) async fn connect(endpoint: EngineEndpoint) -> Result<(Docker, EngineEndpoint), Problem> {
     check_reachable(&endpoint).await?;
     let docker = new_client(&endpoint).map_err(|error| unreachable_problem(&endpoint, &error.to_string()))?;
     // bollard currently sends paths without an API version. Negotiating keeps old engines working if that changes.

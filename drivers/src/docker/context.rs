@@ -32,7 +32,7 @@ pub struct TlsFiles {
 
 impl TlsFiles {
     /// The file names that every Docker tool uses.
-    fn in_folder(folder: &Path) -> Self {
+    pub(super) fn in_folder(folder: &Path) -> Self {
         Self { ca: folder.join("ca.pem"), cert: folder.join("cert.pem"), key: folder.join("key.pem") }
     }
 
@@ -57,7 +57,7 @@ impl EngineEndpoint {
     }
 }
 
-/// The environment that determines the choice. The caller reads it once.
+/// The settings that determine the choice.
 #[derive(Clone, Debug, Default)]
 pub struct DockerEnv {
     pub docker_host: Option<String>,
@@ -73,8 +73,13 @@ pub struct DockerEnv {
 impl DockerEnv {
     #[must_use]
     pub fn from_env() -> Self {
+        Self::from_variables(|name| std::env::var(name).ok())
+    }
+
+    /// The choice of a caller with these variables. Without `DOCKER_CONFIG`, it is the folder in this user's home.
+    pub fn from_variables(variable: impl Fn(&str) -> Option<String>) -> Self {
         // The docker command also treats an empty variable as unset.
-        let variable = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
+        let variable = |name| variable(name).filter(|value| !value.is_empty());
         let home_folder = || std::env::var_os("HOME").map(|home_folder| PathBuf::from(home_folder).join(".docker"));
         Self {
             docker_host: variable("DOCKER_HOST"),

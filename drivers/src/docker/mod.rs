@@ -11,6 +11,7 @@ mod credential_network;
 mod dockerignore;
 mod events;
 mod exec;
+mod factory;
 mod images;
 mod logs;
 mod network;
@@ -36,6 +37,7 @@ use plan::step::Action;
 use tokio::sync::Mutex;
 
 pub use context::{DockerEnv, EngineEndpoint, choose_endpoint};
+pub use factory::DockerFactory;
 
 use crate::driver::{
     DiscoveredPreview, Driver, ExecRequest, ExecSession, Locations, LogLine, LogRequest, Problem, ProblemKind,
@@ -49,7 +51,7 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The driver of one engine. It chooses the engine again after the connection was lost.
 pub struct DockerDriver {
-    docker_env: DockerEnv,
+    endpoint: EngineEndpoint,
     connection: Mutex<Option<(Engine, EngineEndpoint)>>,
     inspect_cache: Arc<observe::InspectCache>,
     prepared_images: images::PreparedImages,
@@ -64,9 +66,9 @@ struct StepContext<'a> {
 
 impl DockerDriver {
     #[must_use]
-    pub fn new(docker_env: DockerEnv) -> Self {
+    pub fn new(endpoint: EngineEndpoint) -> Self {
         Self {
-            docker_env,
+            endpoint,
             connection: Mutex::new(None),
             inspect_cache: Arc::default(),
             prepared_images: images::PreparedImages::default(),
@@ -87,7 +89,7 @@ impl DockerDriver {
         if let Some(existing) = &*connection {
             return Ok(existing.clone());
         }
-        let new = connect::connect(self.docker_env.clone()).await?;
+        let new = connect::connect(self.endpoint.clone()).await?;
         *connection = Some(new.clone());
         Ok(new)
     }

@@ -6,6 +6,7 @@
 mod cleanup;
 mod connection;
 mod exec;
+mod factory;
 mod fingerprint;
 pub mod keeper;
 mod kernel;
@@ -35,6 +36,8 @@ use crate::driver::{
 use connection::KeeperStarter;
 use prepare::BuildLocks;
 use record::{RecordStore, RecordedState};
+
+pub use factory::ProcessFactory;
 
 pub struct ProcessDriver {
     starter: KeeperStarter,

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use drivers::contract::{self, Behaviour, Harness};
-use drivers::docker::{DockerDriver, DockerEnv};
+use drivers::docker::{DockerDriver, DockerEnv, choose_endpoint};
 use drivers::driver::{Driver, Locations};
 use plan::application::{PreviewId, Unit};
 
@@ -14,7 +14,8 @@ struct DockerHarness(tempfile::TempDir);
 
 impl Harness for DockerHarness {
     fn new_driver(&self) -> Arc<dyn Driver> {
-        Arc::new(DockerDriver::new(DockerEnv::from_env()))
+        let endpoint = choose_endpoint(&DockerEnv::from_env()).expect("the docker command's settings are valid");
+        Arc::new(DockerDriver::new(endpoint))
     }
 
     fn locations(&self, preview: &PreviewId) -> Locations {

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use drivers::docker::{DockerDriver, DockerEnv};
+use drivers::docker::{DockerDriver, DockerEnv, choose_endpoint};
 use drivers::driver::{
     Driver, Locations, Problem, Progress, ProgressLine, RuntimeEvent, Scope, SecretFiles, StepOutcome,
 };
@@ -29,7 +29,7 @@ pub fn engine() -> bollard::Docker {
 
 /// Reports on standard error why a test is skipped, because a skipped test must not look like a passed one.
 pub async fn should_skip() -> bool {
-    let reason = if DockerDriver::new(DockerEnv::from_env()).ping().await.is_err() {
+    let reason = if !engine_answers().await {
         Some("no Docker engine")
     } else {
         engine().inspect_image(IMAGE).await.is_err().then_some("no image debian:stable-slim")
@@ -54,6 +54,13 @@ pub struct RecordedProgress(pub Mutex<Vec<ProgressLine>>);
 impl Progress for RecordedProgress {
     fn report(&self, _unit: &str, line: ProgressLine) {
         self.0.lock().expect("no test panics while holding the lock").push(line);
+    }
+}
+
+async fn engine_answers() -> bool {
+    match choose_endpoint(&DockerEnv::from_env()) {
+        Ok(endpoint) => DockerDriver::new(endpoint).ping().await.is_ok(),
+        Err(_) => false,
     }
 }
 
@@ -87,7 +94,7 @@ impl TestPreview {
         let units = units.into_iter().map(|unit| (unit.name.clone(), unit)).collect();
         let folder = tempfile::tempdir().expect("folder");
         Self {
-            driver: DockerDriver::new(docker_env),
+            driver: DockerDriver::new(choose_endpoint(&docker_env).expect("the docker command's settings are valid")),
             name,
             folder,
             units,
@@ -118,6 +125,7 @@ impl TestPreview {
             preview: self.name.clone(),
             locations: self.locations(),
             application: Arc::new(application),
+            targets: plan::target::Targets::default(),
             secrets: Arc::new(FixedSecretFolder(self.secrets_folder.clone())),
             progress: Arc::<RecordedProgress>::clone(&self.progress),
         }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
-use drivers::docker::{DockerDriver, DockerEnv};
+use drivers::docker::{DockerDriver, DockerEnv, choose_endpoint};
 use drivers::driver::ProblemKind;
 use plan::application::RuntimeKind;
 use plan::step::Action;
@@ -88,10 +88,13 @@ async fn tls_engine_is_reachable_and_treated_as_remote() {
         cert_path: Some(folder.path().to_owned()),
         ..DockerEnv::default()
     };
-    let endpoint = DockerDriver::new(docker_env.clone()).ping().await.expect("answers");
+    let endpoint = DockerDriver::new(choose_endpoint(&docker_env).expect("valid")).ping().await.expect("answers");
     assert!(endpoint.is_isolated && endpoint.tls.is_some(), "{endpoint:?}");
     let unverified = DockerEnv { tls_verify: false, ..docker_env.clone() };
-    let problem = DockerDriver::new(unverified).ping().await.expect_err("certificates are required");
+    let problem = DockerDriver::new(choose_endpoint(&unverified).expect("valid"))
+        .ping()
+        .await
+        .expect_err("certificates are required");
     assert_eq!(problem.kind, ProblemKind::Unavailable, "{problem:?}");
     let mut preview = TestPreview::with_docker_env(docker_env, "far", vec![shell_unit("web", RUN_UNTIL_STOPPED)]);
     preview.perform_ok(Action::CreateNetwork { runtime: RuntimeKind::DOCKER }).await;

@@ -88,6 +88,7 @@ impl TestPreview {
                 volumes: BTreeMap::new(),
                 default_service: None,
             }),
+            targets: plan::target::Targets::default(),
             secrets: Arc::new(NoSecrets),
             progress: Arc::new(NoProgress),
         }

@@ -133,8 +133,7 @@ fn app_field(manifest: &Manifest, field: &str) -> Option<String> {
 /// twice with different values for them.
 fn stable_output(context: &HintContext<'_>, name: &str, field: &str) -> Option<String> {
     let module = context.loaded.modules.get(name)?;
-    let runtime =
-        if module.renderer.can_render(RuntimeKind::DOCKER) { RuntimeKind::DOCKER } else { RuntimeKind::PROCESS };
+    let runtime = *RuntimeKind::ALL.iter().find(|runtime| module.renderer.can_render(**runtime))?;
     let first = resource_outputs(context, module, name, runtime, "1").remove(field)?;
     let second = resource_outputs(context, module, name, runtime, "2").remove(field)?;
     let (value, is_sensitive) = first.clone();

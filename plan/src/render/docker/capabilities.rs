@@ -10,6 +10,7 @@ pub(in crate::render) static RUNTIME: RuntimeDefinition = RuntimeDefinition {
     capabilities: RuntimeCapabilities {
         default_rank: Some(0),
         availability: Availability::Engine { name: "container engine", how_to_start: "Start Docker" },
+        target_variables: &["DOCKER_HOST", "DOCKER_CONTEXT", "DOCKER_CONFIG", "DOCKER_TLS_VERIFY", "DOCKER_CERT_PATH"],
         addressing: Addressing::OwnNetwork,
         secrets: SecretLocation::Mounted { folder: "/run/secrets" },
         has_preview_network: true,

@@ -9,6 +9,7 @@ pub(in crate::render) static RUNTIME: RuntimeDefinition = RuntimeDefinition {
     capabilities: RuntimeCapabilities {
         default_rank: Some(1),
         availability: Availability::Always,
+        target_variables: &[],
         addressing: Addressing::Loopback,
         secrets: SecretLocation::HostFolder,
         has_preview_network: false,

@@ -1,0 +1,95 @@
+//! Which engine a preview uses, and `down` when that engine does not answer.
+
+use std::process::Command;
+use std::time::Duration;
+
+use crate::private_engine::PrivateEngine;
+use crate::sandbox::{CommandOutput, Sandbox, find_unit, run_with_timeout, wait_until};
+
+const IMAGE: &str = "debian:stable-slim";
+const CONTAINER: &str = "  box: { image: \"debian:stable-slim\", command: [sleep, \"100000\"], stop: { grace: 0s } }\n";
+const PROCESS: &str = "  prog: { runtime: process, process: { command: [sleep, \"100000\"] } }\n";
+
+fn start_engine(journey: &str) -> Option<PrivateEngine> {
+    Sandbox::with_docker(journey)?;
+    PrivateEngine::start(IMAGE).map_err(|reason| println!("skipped: {journey}: {reason}")).ok()
+}
+
+fn write_manifest(sandbox: &Sandbox, services: &[&str]) {
+    sandbox.write("pdev.yaml", &format!("pdev: 1\napp: places\nservices:\n{}", services.concat()));
+}
+
+fn containers(host: &str) -> usize {
+    let mut command = Command::new("docker");
+    command.args(["-H", host, "ps", "-q", "--filter", "label=dev.pdev.service=box"]);
+    String::from_utf8_lossy(&command.output().unwrap().stdout).lines().count()
+}
+
+fn pdev_with_host(sandbox: &Sandbox, host: &str, arguments: &[&str]) -> CommandOutput {
+    let mut command = sandbox.command(&sandbox.project(), arguments);
+    command.env("DOCKER_HOST", host);
+    run_with_timeout(command, Duration::from_secs(120))
+}
+
+/// The agent is started with one engine and then used from a shell that selects another one.
+#[test]
+fn preview_runs_on_engine_of_caller_and_stays_there() {
+    let Some(engine) = start_engine("engine of the caller") else { return };
+    // No command of the sandbox itself can reach an engine.
+    let sandbox = Sandbox::without_docker();
+    write_manifest(&sandbox, &[CONTAINER]);
+    sandbox.pdev(&["ls"]).ok();
+    let host = engine.host();
+    pdev_with_host(&sandbox, &host, &["up"]).ok();
+    assert_eq!(containers(&host), 1);
+    sandbox.pdev(&["exec", "box", "--", "true"]).ok();
+    let mut unset = sandbox.command(&sandbox.project(), &["up"]);
+    unset.env_remove("DOCKER_HOST");
+    run_with_timeout(unset, Duration::from_secs(120)).ok().prints("nothing changed");
+    // The variable of the sandbox selects another engine.
+    sandbox
+        .pdev(&["up"])
+        .fails_with(1)
+        .prints("this preview runs on the engine")
+        .prints("DOCKER_HOST selects the engine `unix:///nonexistent/docker.sock`")
+        .prints("pdev down");
+    assert_eq!(containers(&host), 1);
+    // The agent remembers the engine when it is started again.
+    sandbox.pdev(&["agent", "stop"]).ok();
+    sandbox.pdev(&["status"]).ok().prints("box");
+    sandbox.pdev(&["down"]).ok();
+    assert_eq!(containers(&host), 0);
+    // Without data, nothing binds the preview to the engine any more.
+    sandbox.pdev(&["up"]).fails_with(1).prints("/nonexistent/docker.sock");
+}
+
+#[test]
+fn down_of_process_preview_asks_no_engine() {
+    let sandbox = Sandbox::without_docker();
+    write_manifest(&sandbox, &[PROCESS]);
+    sandbox.pdev(&["up"]).ok();
+    sandbox.pdev(&["down"]).ok();
+    assert!(sandbox.processes().iter().all(|(_, command)| !command.contains("100000")), "{:?}", sandbox.processes());
+}
+
+#[test]
+fn down_stops_what_it_can_and_completes_when_engine_answers() {
+    let Some(mut engine) = start_engine("down without its engine") else { return };
+    let sandbox = Sandbox::with_engine(&engine.host());
+    write_manifest(&sandbox, &[CONTAINER, PROCESS]);
+    sandbox.pdev(&["up"]).ok();
+    let status = sandbox.status(&sandbox.project());
+    let handle = find_unit(&status, "box")["handle"].as_str().unwrap().to_owned();
+    engine.stop();
+    sandbox.pdev(&["down"]).fails_with(1).prints("cannot stop `box`").prints("cannot reach the Docker engine");
+    assert!(sandbox.processes().iter().all(|(_, command)| !command.contains("100000")), "{:?}", sandbox.processes());
+    engine.start_daemon().unwrap();
+    let mut inspect = Command::new("docker");
+    inspect.args(["-H", &engine.host(), "inspect", &handle]);
+    wait_until("the container is removed", Duration::from_secs(60), || {
+        inspect.output().is_ok_and(|output| !output.status.success())
+    });
+    wait_until("the preview is removed", Duration::from_secs(10), || {
+        sandbox.pdev(&["ls", "--json"]).ok().json().as_array().is_some_and(Vec::is_empty)
+    });
+}
