@@ -37,11 +37,10 @@ pub fn find_port_owner(port: u16) -> Option<PortOwner> {
     if inodes.is_empty() {
         return None;
     }
-    // Forked servers share the socket, so several processes may match. The lowest pid makes the result stable; it is
-    // usually the parent.
-    let mut pids = all_pids();
-    pids.sort_unstable();
-    let pid = pids.into_iter().find(|pid| has_open_socket(*pid, &inodes))?;
+    // Forked servers share the socket, so several processes may match. The oldest one is usually the parent; pids are no
+    // indication of age, because they start again from the lowest one.
+    let owners = all_pids().into_iter().filter(|pid| has_open_socket(*pid, &inodes));
+    let pid = owners.min_by_key(|pid| (processes::find(*pid).map_or(u64::MAX, |process| process.start), *pid))?;
     Some(PortOwner { pid: pid.cast_unsigned(), command: short_command_line(pid).unwrap_or_else(|| "?".to_owned()) })
 }
 

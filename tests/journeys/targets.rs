@@ -60,7 +60,7 @@ fn preview_runs_on_engine_of_caller_and_stays_there() {
     sandbox.pdev(&["down"]).ok();
     assert_eq!(containers(&host), 0);
     // Without data, nothing binds the preview to the engine any more.
-    sandbox.pdev(&["up"]).fails_with(1).prints("/nonexistent/docker.sock");
+    sandbox.pdev(&["up", "--runtime", "docker"]).fails_with(1).prints("/nonexistent/docker.sock");
 }
 
 #[test]
