@@ -20,6 +20,7 @@ use protocol::request::UpRequest;
 use serde::{Deserialize, Serialize};
 
 use crate::disk::Snapshot;
+use crate::preview::KeptOptions;
 
 /// Below Linux's default range for outgoing connections (32768 and up), so that the kernel does not assign one of these
 /// ports to an unrelated connection.
@@ -44,6 +45,9 @@ pub struct Record {
     pub intent: Intent,
     /// The last accepted request, without the requester's environment variables.
     pub request: UpRequest,
+    /// The options that complete each request.
+    #[serde(default)]
+    pub kept_options: KeptOptions,
     /// The files that the last accepted `up` read, so that the preview can be managed after the manifest is deleted.
     pub snapshot: Snapshot,
     /// Earlier branch labels. Their hosts answer with the new address.
@@ -233,6 +237,7 @@ impl Record {
             ports: BTreeMap::new(),
             intent: Intent::Idle,
             request,
+            kept_options: KeptOptions::default(),
             snapshot: Snapshot::default(),
             former_labels: Vec::new(),
             targets: Targets::default(),

@@ -50,6 +50,9 @@ pub struct UpRequest {
     /// Runtime of services that do not require one: `docker` or `process`.
     #[serde(default)]
     pub runtime: Option<String>,
+    /// Forget `runtime`, `sets` and `name` of earlier `up`s. Without it, they complete this request.
+    #[serde(default)]
+    pub reset: bool,
     /// The agent ends the stream after the `planned` event, instead of following the operation.
     #[serde(default)]
     pub detach: bool,

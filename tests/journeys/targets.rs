@@ -1,4 +1,4 @@
-//! Which engine a preview uses, and `down` when that engine does not answer.
+//! Where a preview runs: the engine of the caller, options that a preview keeps, and `down` without an engine.
 
 use std::process::Command;
 use std::time::Duration;
@@ -92,4 +92,31 @@ fn down_stops_what_it_can_and_completes_when_engine_answers() {
     wait_until("the preview is removed", Duration::from_secs(10), || {
         sandbox.pdev(&["ls", "--json"]).ok().json().as_array().is_some_and(Vec::is_empty)
     });
+}
+
+#[test]
+fn options_of_up_hold_until_reset() {
+    let Some(sandbox) = Sandbox::with_docker("options that a preview keeps") else { return };
+    let project = sandbox.project();
+    sandbox.write(
+        "pdev.yaml",
+        "pdev: 1\napp: kept\nvars: { level: low }\nservices:\n  box:\n    image: \"debian:stable-slim\"\n    \
+         command: [sleep, \"100000\"]\n    env: { LEVEL: \"${vars.level}\" }\n    stop: { grace: 0s }\n\
+         jobs:\n  show: { when: manual, runtime: process, process: { command: [\"true\"] } }\n",
+    );
+    let runtime = || find_unit(&sandbox.status(&project), "box")["runtime"].as_str().unwrap().to_owned();
+    sandbox.pdev(&["up", "--runtime", "process", "--set", "vars.level=high"]).ok().prints("--runtime process");
+    assert_eq!(runtime(), "process");
+    let kept = "keeps the options `--runtime process --set vars.level=high`";
+    sandbox.pdev(&["up"]).ok().prints("nothing changed").prints(kept);
+    sandbox.pdev(&["plan"]).ok().prints(kept);
+    sandbox.pdev(&["run", "show"]).ok();
+    // Options of `plan` are not recorded.
+    sandbox.pdev(&["plan", "--set", "vars.level=mid"]).ok().prints("env.LEVEL");
+    sandbox.pdev(&["agent", "stop"]).ok();
+    sandbox.pdev(&["up"]).ok().prints("nothing changed");
+    assert_eq!(runtime(), "process");
+    let reset = sandbox.pdev(&["up", "--reset"]).ok();
+    assert!(!reset.transcript().contains("keeps the options"), "{}", reset.transcript());
+    assert_eq!(runtime(), "docker");
 }

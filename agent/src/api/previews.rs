@@ -95,9 +95,9 @@ async fn begin_up(api: &Api, request: UpRequest, requester: &Requester) -> Resul
     for _ in 0..TRIES {
         let (shared, up_request) = (api.shared.clone(), request.clone());
         let bound = tokio::task::spawn_blocking(move || naming::bind_preview(&shared, &up_request)).await;
-        let handle = bound.map_err(|error| internal_problem(&error))?.map_err(ProblemResponse)?;
+        let (handle, completed) = bound.map_err(|error| internal_problem(&error))?.map_err(ProblemResponse)?;
         session_previews::mark_with_session(&api.shared, &handle, requester)?;
-        match handle.up(request.clone(), ManifestSource::Disk).await {
+        match handle.up(completed, ManifestSource::Disk).await {
             Err(problem) if problem.code == "agent_stopping" && !api.shared.is_draining() => {
                 last_problem = Some(problem);
             }

@@ -9,6 +9,7 @@ mod crash_report;
 mod desired_state;
 mod down;
 mod execute;
+mod kept_options;
 mod live_state;
 pub mod naming;
 mod outcome;
@@ -29,6 +30,7 @@ use tokio::sync::{mpsc, oneshot};
 
 pub use actor::start_actor;
 pub use desired_state::{DesiredState, ManifestSource, resolve_desired_state};
+pub use kept_options::KeptOptions;
 pub use up::plan_up;
 
 use self::outcome::Outcome;

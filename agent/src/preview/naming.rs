@@ -125,18 +125,21 @@ pub fn locate_preview(shared: &Shared, request: &LocateRequest) -> Result<Locate
     Ok(LocateReply { preview: convert::preview_ref(&name), known: false })
 }
 
-/// Finds or starts the actor for an `up`, after storing the preview's labels in its record.
+/// Finds or starts the actor for an `up`, after storing the preview's labels in its record. Returns it with the request,
+/// completed by the options that the preview keeps.
 ///
 /// # Errors
 /// When the manifest has errors, another project's preview has the label, or the state folder cannot be written.
-pub fn bind_preview(shared: &Arc<Shared>, request: &UpRequest) -> Result<PreviewHandle, Problem> {
-    let loaded = desired_state::load_manifest(request, &ManifestSource::Disk)?;
+pub fn bind_preview(shared: &Arc<Shared>, request: &UpRequest) -> Result<(PreviewHandle, UpRequest), Problem> {
     let folder = PathBuf::from(&request.folder);
     let identity = CheckoutIdentity::of_folder(&folder)?;
     let environment = request.environment.as_deref().unwrap_or(DEFAULT_ENVIRONMENT);
+    let id = identity.preview_id(environment);
+    let kept_options = shared.registry.get(&id).map(|record| record.kept_options).unwrap_or_default();
+    let request = kept_options.complete(request.clone());
+    let loaded = desired_state::load_manifest(&request, &ManifestSource::Disk)?;
     // Two concurrent first `up`s must not choose the same label.
     let _naming_guard = shared.naming_lock.lock().unwrap_or_else(PoisonError::into_inner);
-    let id = identity.preview_id(environment);
     let strip: Vec<&str> = loaded.manifest.names_strip.iter().map(|prefix| prefix.value.as_str()).collect();
     let full_name = request.name.clone().unwrap_or_else(|| identity.display_name());
     let branch = naming::branch_label(&full_name, environment, &strip);
@@ -151,7 +154,7 @@ pub fn bind_preview(shared: &Arc<Shared>, request: &UpRequest) -> Result<Preview
     let preview = convert::preview_ref(&record.name);
     let folder = record.folder.display().to_string();
     shared.registry.save(record).map_err(|error| state_write_problem(&error))?;
-    Ok(find_or_start_actor(shared, preview, folder))
+    Ok((find_or_start_actor(shared, preview, folder), request))
 }
 
 /// Finds or starts the actor of a recorded preview.

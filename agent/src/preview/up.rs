@@ -19,6 +19,7 @@ use protocol::status::UnitState;
 use protocol::{EventKind, Problem};
 
 use super::desired_state::{DesiredState, ManifestSource};
+use super::kept_options::KeptOptions;
 use super::live_state::subscribe_to_runtime;
 use super::outcome::Outcome;
 use super::prepare::{PreparedPlan, prepare_plan, used_runtimes};
@@ -73,8 +74,8 @@ async fn bring_up(
     if let Some(note) = session_previews::session_note(&record) {
         context.published.publish_event(note);
     }
-    for note in &desired.notes {
-        context.published.publish_event(EventKind::Noted { text: note.clone() });
+    for note in desired.notes.iter().cloned().chain(KeptOptions::of(request).note()) {
+        context.published.publish_event(EventKind::Noted { text: note });
     }
     context.published.publish_event(EventKind::Planned { plan: convert::plan_view(&plan) });
     context.live.set_scope(scope.clone());
@@ -141,6 +142,7 @@ fn record_intent(
         jobs: Vec::new(),
         // The target is recorded instead.
         target_variables: BTreeMap::new(),
+        reset: false,
         detach: false,
         ..request.clone()
     };
@@ -155,6 +157,9 @@ fn record_intent(
         record.intent = Intent::Up;
         record.targets = targets.clone();
         record.request = UpRequest { services, ..recorded_request };
+        if source.is_disk() && !is_job_run {
+            record.kept_options = KeptOptions::of(request);
+        }
         if source.is_disk() {
             let is_selected =
                 |unit: &String| desired.selected_units.as_ref().is_none_or(|selected| selected.contains(unit));
@@ -375,14 +380,15 @@ impl Progress for ProgressPublisher {
 pub async fn plan_up(shared: &Arc<Shared>, request: &UpRequest) -> Result<PlanReply, Problem> {
     let (shared_of_task, up_request) = (Arc::clone(shared), request.clone());
     let bound = tokio::task::spawn_blocking(move || naming::bind_preview(&shared_of_task, &up_request)).await;
-    let handle = bound.map_err(|error| Problem::new("internal", 500, error.to_string()))??;
+    let (handle, request) = bound.map_err(|error| Problem::new("internal", 500, error.to_string()))??;
     let record = shared
         .registry
         .get(&handle.id)
         .ok_or_else(|| Problem::new("unknown_preview", 404, "this preview is not registered"))?;
     let prepared =
-        prepare_plan(shared, &record, request, &ManifestSource::Disk, &handle.published, Purpose::Plan).await?;
+        prepare_plan(shared, &record, &request, &ManifestSource::Disk, &handle.published, Purpose::Plan).await?;
     let mut notes = prepared.desired.notes;
+    notes.extend(KeptOptions::of(&request).note());
     if let Some(missing) = missing_secrets_problem(&prepared.desired.missing_secrets) {
         notes.push(missing.title);
     }

@@ -25,6 +25,9 @@ use crate::{humanize, manifest_check, manifest_location};
   pdev up --set services.web.env.LOG_LEVEL=debug
   pdev up --secret stripe=@key.txt
 
+A preview keeps `--runtime`, `--name` and `--set`: later commands use them until `pdev up --reset`, or until a `pdev \
+down` that leaves no data.
+
 After Ctrl-C the operation continues in the background.
 
 Exit codes: 0 healthy, 1 failed, 2 wrong manifest, 124 timeout, 130 Ctrl-C.")]
@@ -34,6 +37,9 @@ pub(crate) struct Arguments {
     /// Return once the agent has accepted the plan
     #[arg(short, long)]
     detach: bool,
+    /// Forget `--runtime`, `--name` and `--set` of earlier `up`s
+    #[arg(long)]
+    reset: bool,
     /// Set a secret from a file, or with `NAME=-` from standard input; PDEV_SECRET_<NAME> also sets one (may be
     /// repeated)
     #[arg(long = "secret", value_name = "NAME=@FILE", value_parser = secrets::parse_secret_source)]
@@ -97,6 +103,7 @@ impl UpOptions {
             variables: checked.referenced_variables(),
             target_variables: plan::runtime::RuntimeKind::target_variables(|name| std::env::var(name).ok()),
             runtime: self.runtime,
+            reset: false,
             detach: false,
         };
         Ok((request, checked))
@@ -106,6 +113,7 @@ impl UpOptions {
 pub(crate) fn run(arguments: Arguments, context: &Context) -> Outcome {
     let (mut request, checked) = arguments.options.into_request(context)?;
     request.detach = arguments.detach;
+    request.reset = arguments.reset;
     let secrets = secrets::collect(&arguments.secrets, &checked, context)?;
     let mut progress = Progress::new(context);
     Context::block_on(async {
