@@ -17,7 +17,7 @@ pub(crate) struct PreviewSelector {
     /// Preview, such as `shop/feature-x`, or its folder [default: the preview of this folder]
     #[arg(short = 'p', long, value_name = "NAME")]
     pub(crate) preview: Option<String>,
-    /// Environment of the preview [default: local, or any that matches a given name]
+    /// Environment of the preview [default: the only one that is up]
     #[arg(short = 'e', long = "env", value_name = "NAME", env = "PDEV_ENV", hide_env = true)]
     pub(crate) environment: Option<String>,
 }

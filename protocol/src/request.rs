@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 pub struct LocateRequest {
     /// The manifest's folder, or any folder inside a checkout whose preview the agent knows.
     pub folder: String,
+    /// Without it, the folder's only preview is found, or its only one that is up.
     #[serde(default)]
     pub environment: Option<String>,
 }

@@ -1,4 +1,5 @@
-//! Where a preview runs: the engine of the caller, options that a preview keeps, and `down` without an engine.
+//! Where a preview runs and which preview a command means: the engine of the caller, kept options, environments, and
+//! `down` without an engine.
 
 use std::process::Command;
 use std::time::Duration;
@@ -119,4 +120,23 @@ fn options_of_up_hold_until_reset() {
     let reset = sandbox.pdev(&["up", "--reset"]).ok();
     assert!(!reset.transcript().contains("keeps the options"), "{}", reset.transcript());
     assert_eq!(runtime(), "docker");
+}
+
+#[test]
+fn commands_use_only_preview_of_folder() {
+    let sandbox = Sandbox::without_docker();
+    let environments = "environments: { e5: {}, e6: {} }\n";
+    sandbox.write("pdev.yaml", &format!("pdev: 1\napp: several\n{environments}services:\n{PROCESS}"));
+    sandbox.pdev(&["up", "-e", "e5"]).ok();
+    sandbox.pdev(&["logs"]).ok();
+    sandbox.pdev(&["status"]).ok().prints("e5");
+    sandbox.pdev(&["up", "-e", "e6"]).ok();
+    for command in ["status", "logs", "down"] {
+        sandbox.pdev(&[command]).fails_with(4).prints("several previews").prints("`-e e5` or `-e e6`");
+    }
+    sandbox.pdev(&["down", "-e", "e6"]).ok();
+    // `up` and `plan` use the environment `local`, whatever else is up.
+    sandbox.pdev(&["plan"]).ok().prints("prog");
+    sandbox.pdev(&["status"]).ok().prints("e5");
+    sandbox.pdev(&["down"]).ok();
 }

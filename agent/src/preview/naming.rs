@@ -13,7 +13,7 @@ use protocol::status::LocateReply;
 
 use super::{ManifestSource, PreviewHandle, desired_state};
 use crate::convert;
-use crate::registry::Record;
+use crate::registry::{Intent, Record};
 use crate::shared::Shared;
 
 pub const DEFAULT_ENVIRONMENT: &str = "local";
@@ -93,29 +93,21 @@ impl CheckoutIdentity {
     }
 }
 
-/// Finds the preview of a folder, without creating it.
+/// Finds the preview of a folder, without creating it. Without an environment, it is the only preview of the folder, or
+/// the only one that is up.
 ///
 /// # Errors
-/// When the folder does not exist and no record has it.
+/// When the folder does not exist and no record has it, or when it has several previews.
 pub fn locate_preview(shared: &Shared, request: &LocateRequest) -> Result<LocateReply, Problem> {
-    let environment = request.environment.as_deref().unwrap_or(DEFAULT_ENVIRONMENT);
     let folder = PathBuf::from(&request.folder);
     let identity = CheckoutIdentity::of_folder(&folder);
-    if let Ok(identity) = &identity {
-        let id = identity.preview_id(environment);
-        if let Some(record) = shared.registry.get(&id) {
-            return Ok(LocateReply { preview: convert::preview_ref(&record.name), known: true });
-        }
-    }
-    // The folder may be a removed worktree, or inside one: use the nearest recorded folder that contains it.
-    let records = shared.registry.all().into_iter().filter(|record| record.name.environment == environment);
-    let nearest = records
-        .filter(|record| folder.starts_with(&record.folder))
-        .max_by_key(|record| record.folder.as_os_str().len());
-    if let Some(record) = nearest {
+    let mut records = shared.registry.all();
+    records.retain(|record| request.environment.as_ref().is_none_or(|name| *name == record.name.environment));
+    if let Some(record) = choose_record(records_of_folder(&records, identity.as_ref().ok(), &folder))? {
         return Ok(LocateReply { preview: convert::preview_ref(&record.name), known: true });
     }
     let identity = identity?;
+    let environment = request.environment.as_deref().unwrap_or(DEFAULT_ENVIRONMENT);
     let name = PreviewName {
         id: identity.preview_id(environment),
         app: String::new(),
@@ -123,6 +115,37 @@ pub fn locate_preview(shared: &Shared, request: &LocateRequest) -> Result<Locate
         environment: environment.to_owned(),
     };
     Ok(LocateReply { preview: convert::preview_ref(&name), known: false })
+}
+
+fn records_of_folder<'a>(records: &'a [Record], identity: Option<&CheckoutIdentity>, folder: &Path) -> Vec<&'a Record> {
+    let is_same = |record: &&Record| identity.is_some_and(|identity| identity.parts == record.identity);
+    let same: Vec<&Record> = records.iter().filter(is_same).collect();
+    if !same.is_empty() {
+        return same;
+    }
+    // The folder may be a removed worktree, or inside one: use the nearest recorded folder that contains it.
+    let around = records.iter().filter(|record| folder.starts_with(&record.folder));
+    let nearest = around.clone().map(|record| record.folder.as_os_str().len()).max();
+    around.filter(|record| Some(record.folder.as_os_str().len()) == nearest).collect()
+}
+
+fn choose_record(mut records: Vec<&Record>) -> Result<Option<&Record>, Problem> {
+    if records.len() > 1 && records.iter().any(|record| record.intent == Intent::Up) {
+        records.retain(|record| record.intent == Intent::Up);
+    }
+    records.sort_by_key(|record| record.name.title());
+    match records.as_slice() {
+        [] => Ok(None),
+        [record] => Ok(Some(record)),
+        several => {
+            let titles: Vec<String> = several.iter().map(|record| format!("`{}`", record.name.title())).collect();
+            let title = format!("this folder has several previews: {}", titles.join(", "));
+            let environments: Vec<String> =
+                several.iter().map(|record| format!("`-e {}`", record.name.environment)).collect();
+            let hint = format!("Choose one with {}.", environments.join(" or "));
+            Err(Problem::new("several_previews", 404, title).hint(hint))
+        }
+    }
 }
 
 /// Finds or starts the actor for an `up`, after storing the preview's labels in its record. Returns it with the request,

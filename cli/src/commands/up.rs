@@ -134,6 +134,8 @@ pub(super) async fn deliver_secrets(
     secrets: CollectedSecrets,
     context: &Context,
 ) -> Result<(), Failure> {
+    // `up` uses this environment by default, even if the folder's only preview has another one.
+    let environment = environment.or_else(|| Some(agent::preview::naming::DEFAULT_ENVIRONMENT.to_owned()));
     let locate = LocateRequest { folder, environment };
     let preview = client.locate(&locate).await?.preview;
     let CollectedSecrets { mut values, in_vault } = secrets;
