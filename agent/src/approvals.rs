@@ -12,8 +12,8 @@ use credentials::approval::ancestry::{ProcessAncestry, SystemProcesses, ancestry
 use credentials::approval::{Approvals, IdentityUse, identity_digest};
 use credentials::identity::Identity;
 use credentials::session::Sessions;
+use host::clock::now_milliseconds;
 
-use crate::bus::now_ms;
 use crate::registry::Record;
 
 /// Folders whose last requester is remembered; enough for a few days of work.
@@ -53,7 +53,7 @@ impl AccessControl {
         folder: &str,
         purpose: Purpose,
     ) -> Option<String> {
-        if !needs_approval(identity) || self.approvals.is_approved(identity_use, now_ms()) {
+        if !needs_approval(identity) || self.approvals.is_approved(identity_use, now_milliseconds()) {
             return None;
         }
         let reason = "its use in this repository is not approved";
@@ -63,7 +63,7 @@ impl AccessControl {
         let Some((ancestry, requested_at)) = requester else {
             return Some(format!("{reason}. Run `pdev up` to request approval."));
         };
-        let request = self.approvals.request_approval(identity_use, Some(ancestry), requested_at, now_ms());
+        let request = self.approvals.request_approval(identity_use, Some(ancestry), requested_at, now_milliseconds());
         Some(format!(
             "{reason}. To approve it, run `pdev identity approve {}` in another terminal, then `pdev up` again.",
             request.code

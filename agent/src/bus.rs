@@ -5,6 +5,7 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 
+use host::clock::now_milliseconds;
 use protocol::status::PreviewRef;
 use protocol::{Event, EventKind};
 use tokio::sync::broadcast;
@@ -37,7 +38,7 @@ impl Bus {
     pub fn publish(&self, preview: PreviewRef, operation: Option<u64>, kind: EventKind) -> Arc<Event> {
         // Numbering and sending share one lock, so that subscribers receive ids in increasing order.
         let mut recent = self.inner.recent.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let event = Arc::new(Event { id: recent.next_id, at: now_ms(), preview, operation, kind });
+        let event = Arc::new(Event { id: recent.next_id, at: now_milliseconds(), preview, operation, kind });
         recent.next_id += 1;
         if recent.events.len() == EVENTS_RETAINED {
             recent.events.pop_front();
@@ -59,13 +60,6 @@ impl Bus {
         };
         (missed, self.inner.sender.subscribe())
     }
-}
-
-/// Unix milliseconds.
-#[must_use]
-pub fn now_ms() -> i64 {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 use credentials::broker::{BrokerProblem, ChangeKind, IdentityChange, IdentitySnapshot};
 use drivers::driver::{Problem as DriverProblem, ProblemKind, ProgressLine};
+use host::clock::now_milliseconds;
 use manifest::{Diagnostic, Severity, Sources, Span};
 use plan::application::{PreviewName, Role, Unit};
 use plan::step::{Action, Plan};
@@ -224,7 +225,7 @@ fn login_expiring_problem(identity: &str, at: i64) -> Problem {
 /// The time until `at`, such as `24 min` or `3 h`. Rounded up, so that it never shows `0 min`.
 #[must_use]
 pub fn format_time_until(at: i64) -> String {
-    match ((at - crate::bus::now_ms()).max(0) + 59_999) / 60_000 {
+    match ((at - now_milliseconds()).max(0) + 59_999) / 60_000 {
         minutes @ 0..120 => format!("{} min", minutes.max(1)),
         minutes => format!("{} h", minutes / 60),
     }

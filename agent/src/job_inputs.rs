@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
+use strings::{glob, to_hex};
 
 /// Files and folders visited per pattern. A pattern that matches more is most likely a mistake.
 const FILES_MAX: usize = 20_000;
@@ -24,25 +25,22 @@ pub fn digest(project: &Path, patterns: &[String]) -> String {
         hash.update(fs::read(project.join(&relative)).unwrap_or_else(|error| error.kind().to_string().into_bytes()));
         hash.update([0]);
     }
-    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    to_hex(hash.finalize())
 }
 
 /// A path without wildcards matches that file, or all files in that folder. `*` and `?` match within a name, `**`
 /// matches any number of folders.
 fn expand_pattern(project: &Path, pattern: &str, found: &mut BTreeSet<PathBuf>) {
     let pattern = pattern.trim_start_matches("./").trim_end_matches('/');
-    if !pattern.contains('*') && !pattern.contains('?') {
+    if !glob::has_wildcard(pattern) {
         walk(project, Path::new(pattern), &mut |relative| {
             found.insert(relative.to_owned());
         });
         return;
     }
     // Walk only below the part of the path that has no wildcards.
-    let literal_prefix: PathBuf = pattern.split('/').take_while(|part| !part.contains(['*', '?'])).collect();
-    let parts: Vec<&str> = pattern.split('/').collect();
-    walk(project, &literal_prefix, &mut |relative| {
-        let names: Vec<&str> = relative.iter().filter_map(|name| name.to_str()).collect();
-        if matches_path(&parts, &names) {
+    walk(project, Path::new(&glob::literal_prefix(pattern)), &mut |relative| {
+        if relative.to_str().is_some_and(|path| glob::matches_path(pattern, path)) {
             found.insert(relative.to_owned());
         }
     });
@@ -66,29 +64,6 @@ fn walk(project: &Path, relative: &Path, visit: &mut impl FnMut(&Path)) {
         if visited > FILES_MAX {
             return;
         }
-    }
-}
-
-fn matches_path(pattern: &[&str], names: &[&str]) -> bool {
-    match (pattern, names) {
-        ([], []) => true,
-        (["**", rest @ ..], _) => {
-            matches_path(rest, names) || (!names.is_empty() && matches_path(pattern, &names[1..]))
-        }
-        ([first, rest @ ..], [name, others @ ..]) => {
-            matches_name(first.as_bytes(), name.as_bytes()) && matches_path(rest, others)
-        }
-        _ => false,
-    }
-}
-
-fn matches_name(pattern: &[u8], name: &[u8]) -> bool {
-    match (pattern, name) {
-        ([], []) => true,
-        ([b'*', rest @ ..], _) => matches_name(rest, name) || (!name.is_empty() && matches_name(pattern, &name[1..])),
-        ([b'?', rest @ ..], [_, others @ ..]) => matches_name(rest, others),
-        ([first, rest @ ..], [other, others @ ..]) => first == other && matches_name(rest, others),
-        _ => false,
     }
 }
 

@@ -12,10 +12,10 @@ use credentials::approval::ancestry::SystemProcesses;
 use credentials::approval::identity_digest;
 use credentials::broker::{Requester, SessionMember};
 use credentials::session::{Session, ancestors};
+use host::clock::now_milliseconds;
 use plan::application::{PreviewId, RuntimeKind, Unit};
 use protocol::{EventKind, Problem};
 
-use crate::bus::now_ms;
 use crate::preview::PreviewHandle;
 use crate::registry::Record;
 use crate::shared::Shared;
@@ -130,7 +130,7 @@ fn current_session(shared: &Shared, session: Session) -> Session {
 /// Adds the identities that the user has allowed this session to use.
 #[must_use]
 pub fn with_allowed_identities(shared: &Shared, session: Session) -> SessionMember {
-    let approved = shared.access.approvals.list(now_ms()).into_iter().map(|approval| approval.identity_use);
+    let approved = shared.access.approvals.list(now_milliseconds()).into_iter().map(|approval| approval.identity_use);
     let of_session = approved.filter(|approved_use| approved_use.session.as_deref() == Some(session.id.as_str()));
     // An approval is valid only while the identity's configuration is unchanged.
     let is_unchanged = |approved_use: &IdentityUse| {

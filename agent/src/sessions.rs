@@ -11,11 +11,11 @@ use credentials::approval::ancestry::{ProcessAncestry, SystemProcesses, ancestry
 use credentials::approval::{IdentityUse, identity_digest};
 use credentials::broker::{BrokerProblem, Requester, SessionMember};
 use credentials::session::{Session, SessionProblem, SessionSpec, Sessions, ancestors};
+use host::clock::now_milliseconds;
 use host::processes;
 use plan::application::PreviewId;
 use protocol::Problem;
 
-use crate::bus::now_ms;
 use crate::pidfd::PidFd;
 use crate::session_previews::{self, session_of_process, with_allowed_identities};
 use crate::shared::Shared;
@@ -85,8 +85,8 @@ fn request_approval(
         session: Some(session.id.clone()),
     };
     let approvals = &shared.access.approvals;
-    approvals.request_approval(&identity_use, session.ancestry.clone(), session.started_ticks, now_ms());
-    let request = approvals.request_approval(&identity_use, requester, session.started_ticks, now_ms());
+    approvals.request_approval(&identity_use, session.ancestry.clone(), session.started_ticks, now_milliseconds());
+    let request = approvals.request_approval(&identity_use, requester, session.started_ticks, now_milliseconds());
     let allow_hint = format!(
         "To allow the session all of it for an hour, run `pdev session allow {}` in another terminal.",
         request.code
@@ -130,7 +130,7 @@ pub fn begin(
     }
     let identity_digests = shared.broker.identity_digests().map_err(crate::convert::broker_problem)?;
     let roots = (guard, pdev_parent(guard));
-    let begun = shared.access.sessions.begin(spec, roots, identity_digests, &SystemProcesses, now_ms());
+    let begun = shared.access.sessions.begin(spec, roots, identity_digests, &SystemProcesses, now_milliseconds());
     let session = begun.map_err(|problem| session_problem(&problem))?;
     audit_session(shared, "session_began", &session, requester);
     tokio::spawn(watch_session(Arc::clone(shared), session.clone()));
@@ -170,7 +170,7 @@ pub fn resume_watching(shared: &Arc<Shared>) {
 
 /// Ends the session when its time is over or its guard has exited for any reason.
 async fn watch_session(shared: Arc<Shared>, session: Session) {
-    let milliseconds_left = u64::try_from(session.until - now_ms()).unwrap_or_default();
+    let milliseconds_left = u64::try_from(session.until - now_milliseconds()).unwrap_or_default();
     let time_over = tokio::time::sleep(Duration::from_millis(milliseconds_left));
     let guard_exit = wait_for_exit(session.guard());
     tokio::pin!(guard_exit);

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use credentials::SecretDelivery;
 use credentials::broker::Broker;
+use host::clock::now_milliseconds;
 use plan::application::PreviewId;
 use tokio::sync::{Semaphore, watch};
 
@@ -69,11 +70,11 @@ impl Shared {
             routing,
             previews: Mutex::default(),
             naming_lock: Mutex::default(),
-            started_at: crate::bus::now_ms(),
+            started_at: now_milliseconds(),
             program_endpoints: Arc::new(Semaphore::new(PROGRAM_ENDPOINTS_MAX)),
             // Starts at the current time, so that ids differ across restarts and a resumed stream never mixes
             // operations.
-            operation_counter: AtomicU64::new(u64::try_from(crate::bus::now_ms()).unwrap_or_default()),
+            operation_counter: AtomicU64::new(u64::try_from(now_milliseconds()).unwrap_or_default()),
             is_draining: AtomicBool::new(false),
             open_streams: watch::Sender::new(0),
         })

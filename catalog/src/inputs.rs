@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 
 use manifest::diagnostic::Edit;
 use manifest::model::{Map, Node as Data, Tree};
-use manifest::nearest::nearest;
 use manifest::syntax::{Node, Pair};
 use manifest::template::Template;
 use manifest::{Diagnostic, Severity, Span};
 use regex_lite::Regex;
 use serde_json::{Map as JsonMap, Value as Json, json};
+use strings::nearest;
 
 use crate::codes;
 use crate::module::{Module, module_error};

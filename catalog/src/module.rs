@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 
 use manifest::diagnostic::Edit;
-use manifest::nearest::nearest;
 use manifest::syntax::{self, Kind, Node, Pair, Value};
 use manifest::{Diagnostic, FileId, Files, Severity, Sources, Span};
 use serde_json::Value as Json;
 use sha2::{Digest, Sha256};
+use strings::nearest;
+use strings::to_hex;
 
 use crate::codes;
 use crate::inputs::{self, Input};
@@ -316,5 +317,5 @@ fn hash_files(files: &[(&str, &str)]) -> String {
         digest.update(text.replace("\r\n", "\n").as_bytes());
         digest.update([0]);
     }
-    digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    to_hex(digest.finalize())
 }

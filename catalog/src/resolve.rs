@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use manifest::diagnostic::Edit;
-use manifest::nearest::nearest;
 use manifest::{Diagnostic, Files, Severity, Spanned};
+use strings::nearest;
 
 use crate::builtin;
 use crate::codes;

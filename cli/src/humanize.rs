@@ -26,10 +26,6 @@ pub(crate) fn age(since: i64, now: i64) -> String {
     duration(u64::try_from(now - since).unwrap_or(0))
 }
 
-pub(crate) fn now_milliseconds() -> i64 {
-    i64::try_from(OffsetDateTime::now_utc().unix_timestamp_nanos() / 1_000_000).unwrap_or(i64::MAX)
-}
-
 /// `90s`, `10m`, `1h30m`, `500ms`, `2d`; a bare number is seconds.
 pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
     let invalid = || format!("`{text}` is not a duration: write it as `90s`, `10m`, `1h30m` or `2d`");

@@ -6,13 +6,14 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 
 use agent::disk::Disk;
-use manifest::model::Date;
-use manifest::nearest::nearest;
+use host::clock::now_milliseconds;
+use manifest::date::Date;
 use manifest::{Diagnostic, Severity};
 use plan::application::RuntimeKind;
 use plan::check::{CheckOptions, CheckResult, check};
 use plan::load::{LoadOptions, LoadedManifest};
 use protocol::Problem;
+use strings::nearest;
 
 use crate::context::Context;
 use crate::exit::{self, Failure};
@@ -51,7 +52,7 @@ impl ManifestOptions<'_> {
             load_options,
             runtime,
             variables: std::env::vars_os().filter_map(text).collect(),
-            today: today(),
+            today: Date::from_unix_milliseconds(now_milliseconds()),
         })
     }
 }
@@ -73,11 +74,6 @@ fn parse_sets(texts: &[String]) -> Result<Vec<manifest::SetOverride>, Failure> {
         })
     };
     texts.iter().map(parse).collect()
-}
-
-fn today() -> Date {
-    let now = time::OffsetDateTime::now_utc();
-    Date { year: u16::try_from(now.year()).unwrap_or_default(), month: now.month().into(), day: now.day() }
 }
 
 impl CheckedManifest {

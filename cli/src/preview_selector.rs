@@ -3,9 +3,9 @@
 use std::path::Path;
 
 use client::Client;
-use manifest::nearest::nearest;
 use protocol::request::LocateRequest;
 use protocol::status::PreviewStatus;
+use strings::nearest;
 
 use crate::context::Context;
 use crate::exit::Failure;

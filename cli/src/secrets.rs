@@ -5,14 +5,13 @@
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use manifest::nearest::nearest;
-
 use crate::commands::secret::find_in_vault;
 use crate::context::Context;
 use crate::exit::Failure;
 use crate::humanize;
 use crate::manifest_check::CheckedManifest;
 use protocol::request::DeliverSecretsRequest;
+use strings::nearest;
 
 /// Secrets are keys, certificates and tokens; a larger file is a mistake in the path.
 const SECRET_BYTES_MAX: u64 = 1 << 20;

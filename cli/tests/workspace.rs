@@ -11,20 +11,36 @@ use serde_json::Value;
 
 /// The crates that each crate may depend on, as in ARCHITECTURE.md. A crate depends only on crates above it.
 const ALLOWED_CRATE_DEPENDENCIES: &[(&str, &[&str])] = &[
+    ("strings", &[]),
     ("host", &[]),
-    ("manifest", &[]),
-    ("catalog", &["manifest"]),
-    ("plan", &["manifest", "catalog"]),
+    ("manifest", &["strings"]),
+    ("catalog", &["strings", "manifest"]),
+    ("plan", &["strings", "manifest", "catalog"]),
     ("protocol", &[]),
     ("client", &["host", "protocol"]),
-    ("credentials", &["host"]),
-    ("drivers", &["host", "plan"]),
-    ("agent", &["host", "manifest", "catalog", "plan", "protocol", "credentials", "drivers"]),
-    ("lsp", &["host", "manifest", "catalog", "plan", "protocol", "client"]),
-    ("cli", &["host", "manifest", "catalog", "plan", "protocol", "client", "credentials", "drivers", "agent", "lsp"]),
+    ("credentials", &["strings", "host"]),
+    ("drivers", &["strings", "host", "plan"]),
+    ("agent", &["strings", "host", "manifest", "catalog", "plan", "protocol", "credentials", "drivers"]),
+    ("lsp", &["strings", "host", "manifest", "catalog", "plan", "protocol", "client"]),
+    (
+        "cli",
+        &[
+            "strings",
+            "host",
+            "manifest",
+            "catalog",
+            "plan",
+            "protocol",
+            "client",
+            "credentials",
+            "drivers",
+            "agent",
+            "lsp",
+        ],
+    ),
 ];
 
-const PURE_CRATES: &[&str] = &["manifest", "catalog", "plan", "protocol"];
+const PURE_CRATES: &[&str] = &["strings", "manifest", "catalog", "plan", "protocol"];
 
 /// Dependencies that give a pure crate access to a clock, disk, network, processes or a runtime, directly or
 /// transitively.
@@ -178,6 +194,24 @@ fn no_todo_macros_or_allow_attributes() {
             for word in banned.iter().filter(|word| line.contains(**word)) {
                 violations.push(format!("{}:{}: `{word}`", path.display(), number + 1));
             }
+        }
+    }
+    assert_no_violations(&violations);
+}
+
+#[test]
+fn clock_and_hexadecimal_digits_have_one_implementation() {
+    // Each has one place, so that a test or a reviewer finds all uses.
+    let owners = [
+        (concat!("SystemTime", "::now("), "host/src/clock.rs"),
+        (concat!("::now", "_utc("), "host/src/clock.rs"),
+        (concat!(":02", "x}"), "strings/src/hex.rs"),
+    ];
+    let mut violations = Vec::new();
+    for (path, text) in rust_sources().into_iter().filter(|(path, _)| !is_test_file(path)) {
+        let code = without_test_module(&text);
+        for (call, owner) in owners.iter().filter(|(call, owner)| code.contains(call) && path != Path::new(owner)) {
+            violations.push(format!("{}: `{call}`; use {owner}", path.display()));
         }
     }
     assert_no_violations(&violations);

@@ -3,6 +3,8 @@
 //! Renewals are separate tasks, so a requester that disconnects stops nothing. Data that a source must store (a rotated
 //! refresh token) is on disk before any requester receives the lease. The rules about time are in `schedule`.
 
+use host::clock::now_milliseconds;
+
 mod endpoint_request;
 mod identity_status;
 mod login;
@@ -109,11 +111,6 @@ pub struct Broker {
     changes: broadcast::Sender<IdentityChange>,
     /// Logins already announced to the user, by their names in the vault, until the next sign-in.
     announced_logins: Mutex<BTreeSet<String>>,
-}
-
-fn now() -> i64 {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }
 
 /// A random number from 0 to 1000.
@@ -229,7 +226,7 @@ impl Broker {
 
     /// Appends an entry. Callers hand out no credential if this fails.
     fn append_audit_entry(&self, entry: AuditEntry) -> Result<(), BrokerProblem> {
-        self.audit.append(&AuditEntry { at: now(), ..entry }).map_err(|error| {
+        self.audit.append(&AuditEntry { at: now_milliseconds(), ..entry }).map_err(|error| {
             let message = format!("the audit log cannot be written: {error}");
             BrokerProblem::new("audit_log", message, "Free disk space, or correct the owner of the folder.")
         })
@@ -288,7 +285,7 @@ impl Broker {
             if entry.identity.as_ref().is_some_and(|previous| *previous != identity) {
                 *entry = LeaseEntry { last_used: entry.last_used.take(), ..LeaseEntry::default() };
             }
-            let now = now();
+            let now = now_milliseconds();
             let verdict = match &entry.lease {
                 Some(lease) => schedule::verdict(now, &lease.times, true),
                 None => Verdict::RenewFirst,
@@ -383,7 +380,7 @@ impl Broker {
         let mut entries = self.lock_entries();
         let stored = candidates.iter().find(|key| entries.contains_key(key));
         if let Some(entry) = stored.and_then(|key| entries.get_mut(key)) {
-            entry.last_used = Some((now(), requester.chain.first().cloned().unwrap_or_default()));
+            entry.last_used = Some((now_milliseconds(), requester.chain.first().cloned().unwrap_or_default()));
         }
     }
 

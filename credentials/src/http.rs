@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use host::clock::now_milliseconds;
 use http::{Method, Request, Uri, header};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper_rustls::{ConfigBuilderExt, HttpsConnector, HttpsConnectorBuilder};
@@ -216,7 +217,7 @@ fn skew(headers: &http::HeaderMap) -> Option<i64> {
     let date = headers.get(header::DATE).and_then(|value| value.to_str().ok());
     // A date of RFC 9110 is one of RFC 2822 with `GMT` as the zone.
     let date = date.and_then(|text| OffsetDateTime::parse(&text.replace("GMT", "+0000"), &Rfc2822).ok());
-    let difference = i64::try_from((date? - OffsetDateTime::now_utc()).whole_milliseconds()).unwrap_or(0);
+    let difference = date?.unix_timestamp() * 1000 - now_milliseconds();
     Some(if difference.abs() < SKEW_MIN { 0 } else { difference })
 }
 

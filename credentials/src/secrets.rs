@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use ring::digest::{SHA256, digest};
 use serde::{Deserialize, Serialize};
+use strings::to_hex;
 
 use crate::secret::Secret;
 use crate::vault::{self, Vault, VaultProblem};
@@ -32,7 +33,7 @@ impl RepositorySecrets {
         // A digest, because item names allow no arbitrary path. 8 bytes are enough to distinguish the repositories of
         // one user.
         let hash = digest(&SHA256, path.as_os_str().as_encoded_bytes());
-        Self { path: path.to_owned(), prefix: format!("secret/{}/", vault::hex(&hash.as_ref()[..8])) }
+        Self { path: path.to_owned(), prefix: format!("secret/{}/", to_hex(&hash.as_ref()[..8])) }
     }
 
     /// The folder that identifies the repository.

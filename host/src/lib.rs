@@ -3,6 +3,7 @@
 //! It is the only crate below the impure ones, and knows nothing about previews, manifests or credentials.
 
 pub mod checkout;
+pub mod clock;
 pub mod connections;
 pub mod disk_space;
 pub mod files;

@@ -5,7 +5,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
-use manifest::model::Date;
 use manifest::{Diagnostic, FileId};
 use plan::application::RuntimeKind;
 use plan::check::{CheckOptions, CheckResult};
@@ -121,11 +120,4 @@ impl Analysis {
     fn runtime(&self) -> RuntimeKind {
         self.options.runtime.unwrap_or_else(RuntimeKind::preferred)
     }
-}
-
-/// The current day in UTC, to which the expiry of waivers is compared.
-#[must_use]
-pub fn today() -> Date {
-    let now = time::OffsetDateTime::now_utc();
-    Date { year: u16::try_from(now.year()).unwrap_or_default(), month: now.month().into(), day: now.day() }
 }

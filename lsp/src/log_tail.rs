@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use client::{Client, ClientError};
+use host::clock::now_milliseconds;
 use protocol::request::LogQuery;
 
 use crate::server_state::ServerState;
@@ -43,7 +44,7 @@ pub async fn run_log_tail_loop(state: Arc<ServerState>) {
             // A failed or slow read leaves the previous lines in the cache.
             let fetch = tokio::time::timeout(READ_TIMEOUT, fetch_lines(&state, &unit));
             if let Ok(Ok(lines)) = fetch.await {
-                let read_at = unix_millis_now();
+                let read_at = now_milliseconds();
                 let is_shown = state.change_live(|live| {
                     let is_shown = live.is_log_tail_shown(&unit);
                     live.log_tails.insert(unit, LogTail { read_at, lines });
@@ -66,13 +67,6 @@ async fn fetch_lines(state: &ServerState, (preview, unit): &UnitKey) -> Result<V
         lines.push(entry.text.chars().take(CHARACTERS_MAX).collect());
     }
     Ok(lines)
-}
-
-/// The current time in Unix milliseconds.
-#[must_use]
-pub fn unix_millis_now() -> i64 {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }
 
 /// Formats an age as `3 s`, `5 min`, `2 h` or `4 d`. One unit of time is precise enough for a hover.

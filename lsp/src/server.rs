@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use client::SocketLocation;
+use host::clock::now_milliseconds;
 use tower_lsp::jsonrpc::{Error, Result};
 use tower_lsp::ls_types::*;
 use tower_lsp::{Client, LanguageServer};
@@ -21,7 +22,6 @@ use crate::handlers::{
     code_actions, completion, hints, hover, identities, live, navigation, standalone_files, structure,
 };
 use crate::live::{AgentState, refresh_drift};
-use crate::log_tail;
 use crate::server_capabilities;
 use crate::server_state::{ServerState, uri_to_path};
 use crate::settings::Settings;
@@ -251,7 +251,7 @@ impl LanguageServer for Server {
             return Ok(standalone_files::hover(&snapshot, self.state.client_capabilities().markdown, target.position));
         }
         let Some(analysis) = self.available_analysis(&snapshot).await? else { return Ok(None) };
-        let now = log_tail::unix_millis_now();
+        let now = now_milliseconds();
         let live = self.with_live_context(&snapshot, |context| context.hover(target.position, now)).flatten();
         // The lines arrive after this response. A second hover, or the refresh of a diagnostic, shows them.
         if let Some(unit) = self.with_live_context(&snapshot, |context| context.unit_at(target.position)).flatten() {

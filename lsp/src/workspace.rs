@@ -7,14 +7,16 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
+use host::clock::now_milliseconds;
 use manifest::FileId;
+use manifest::date::Date;
 use manifest::syntax::{self, Node, ParsedFile};
 use plan::application::RuntimeKind;
 use plan::check::CheckOptions;
 use plan::load::LoadOptions;
 use tower_lsp::ls_types::{TextDocumentContentChangeEvent, Uri};
 
-use crate::check::{Analysis, AnalysisJob, today};
+use crate::check::{Analysis, AnalysisJob};
 use crate::convert::Encoding;
 use crate::files::{Buffers, FileStamp, read_from_disk};
 use crate::settings::Settings;
@@ -306,7 +308,7 @@ impl Workspace {
             load_options: LoadOptions { environment, sets: Vec::new() },
             runtime,
             variables: std::env::vars_os().filter_map(text).collect(),
-            today: today(),
+            today: Date::from_unix_milliseconds(now_milliseconds()),
         }
     }
 

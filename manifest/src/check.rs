@@ -4,11 +4,11 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt::Display;
 
 use indexmap::IndexMap;
+use strings::nearest;
 
 use crate::codes;
 use crate::diagnostic::{Code, Diagnostic, Edit, Severity};
 use crate::model::{Check, Command, Health, Manifest, Map, Need, Port, Probe, Runtime, Service};
-use crate::nearest::nearest;
 use crate::template::{Reference, Scope, Template};
 use crate::text::{Span, Spanned};
 use crate::validate::join_path;

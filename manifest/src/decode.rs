@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::date;
 use crate::model::*;
 use crate::quantities;
 use crate::syntax::{Kind, Node, Pair, Value};
@@ -461,7 +462,7 @@ fn waiver(node: &Node) -> Option<Waiver> {
         scope: text(node, "scope")?,
         reason: text(node, "reason")?,
         owner: text(node, "owner")?,
-        expires: parse_scalar(node, "expires", quantities::parse_date)?,
+        expires: parse_scalar(node, "expires", date::parse_date)?,
         link: text(node, "link"),
     })
 }

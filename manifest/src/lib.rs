@@ -6,12 +6,12 @@
 
 mod check;
 pub mod codes;
+pub mod date;
 mod decode;
 pub mod diagnostic;
 pub mod fix;
 pub mod layers;
 pub mod model;
-pub mod nearest;
 pub mod quantities;
 mod read;
 pub mod reference_page;

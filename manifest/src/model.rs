@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use indexmap::IndexMap;
 
+use crate::date::Date;
 use crate::template::Template;
 use crate::text::{Span, Spanned};
 
@@ -379,14 +380,6 @@ pub struct Waiver {
     pub owner: Spanned<String>,
     pub expires: Spanned<Date>,
     pub link: Option<Spanned<String>>,
-}
-
-/// A calendar day. Callers pass the current day as a value, because the pure crates have no clock.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
-pub struct Date {
-    pub year: u16,
-    pub month: u8,
-    pub day: u8,
 }
 
 #[derive(Clone, PartialEq, Debug)]

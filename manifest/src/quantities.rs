@@ -1,8 +1,6 @@
-//! Parses durations, sizes, CPU cores and dates in the notation of the manifest.
+//! Parses durations, sizes and CPU cores in the notation of the manifest.
 
 use std::time::Duration;
-
-use crate::model::Date;
 
 /// `500ms`, `10s`, `1m30s`, `72h`, `3d`.
 ///
@@ -83,33 +81,6 @@ pub fn parse_cpu_milli(text: &str) -> Result<u64, String> {
     Ok(milli.round() as u64)
 }
 
-/// `2027-03-31`.
-///
-/// # Errors
-/// A message that names the allowed notation.
-pub fn parse_date(text: &str) -> Result<Date, String> {
-    let invalid = || format!("`{text}` is no day; write it as `2027-03-31`");
-    let parts: Vec<&str> = text.trim().split('-').collect();
-    let [year, month, day] = parts.as_slice() else { return Err(invalid()) };
-    if year.len() != 4 || month.len() != 2 || day.len() != 2 {
-        return Err(invalid());
-    }
-    let date = Date {
-        year: year.parse().map_err(|_| invalid())?,
-        month: month.parse().map_err(|_| invalid())?,
-        day: day.parse().map_err(|_| invalid())?,
-    };
-    let leap = date.year.is_multiple_of(4) && (!date.year.is_multiple_of(100) || date.year.is_multiple_of(400));
-    let days = match date.month {
-        1 | 3 | 5 | 7 | 8 | 10 | 12 => 31,
-        4 | 6 | 9 | 11 => 30,
-        2 if leap => 29,
-        2 => 28,
-        _ => return Err(invalid()),
-    };
-    if (1..=days).contains(&date.day) { Ok(date) } else { Err(invalid()) }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -133,13 +104,5 @@ mod tests {
         assert_eq!(parse_cpu_milli("250m"), Ok(250));
         assert_eq!(parse_cpu_milli("0.5"), Ok(500));
         assert!(parse_cpu_milli("0").is_err());
-    }
-
-    #[test]
-    fn impossible_dates_are_rejected() {
-        assert_eq!(parse_date("2024-02-29"), Ok(Date { year: 2024, month: 2, day: 29 }));
-        for wrong in ["2023-02-29", "2024-13-01", "24-01-01", "2024/01/01", "tomorrow"] {
-            assert!(parse_date(wrong).is_err(), "{wrong}");
-        }
     }
 }

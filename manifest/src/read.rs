@@ -2,13 +2,14 @@
 
 use std::borrow::Cow;
 
+use strings::nearest;
+
 use crate::check::Checker;
 use crate::codes;
 use crate::decode;
 use crate::diagnostic::{Diagnostic, Severity};
 use crate::layers::{has_append_keys, merge, strip_append_prefixes};
 use crate::model::{Manifest, Runtime};
-use crate::nearest::nearest;
 use crate::spec::ROOT;
 use crate::syntax::{self, Comment, Kind, Node, Pair, PreviousParse, ReparseBase};
 use crate::text::{FileId, FileProblem, Files, Sources, Span, Spanned};

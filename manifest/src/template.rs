@@ -149,7 +149,7 @@ fn parse_reference(inside: &str, span: Span) -> Result<Reference, String> {
     let Some(scope) = Scope::parse(first) else {
         let known = Scope::ALL.map(|(name, _)| name);
         let suggestion =
-            crate::nearest::nearest(first, known).map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();
+            strings::nearest(first, known).map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();
         return Err(format!("unknown scope `{first}` in a placeholder{suggestion} (known: {})", known.join(", ")));
     };
     if !scope.path_length().contains(&path.len()) {

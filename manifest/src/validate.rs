@@ -3,9 +3,11 @@
 
 use std::fmt::Write;
 
+use strings::nearest;
+
 use crate::codes;
+use crate::date;
 use crate::diagnostic::{Code, Diagnostic, Edit, Severity};
-use crate::nearest::nearest;
 use crate::spec::{SYNONYMS, Section, Shape, find_key};
 use crate::syntax::{Kind, Node, Pair, Scalar, Value};
 use crate::text::Span;
@@ -192,7 +194,7 @@ impl<'a> Validator<'a> {
                 .err()
                 .and_then(|problem| bad_value(format!("`{name}`: {problem}"))),
             Shape::Date => {
-                quantities::parse_date(&scalar.text).err().and_then(|problem| bad_value(format!("`{name}`: {problem}")))
+                date::parse_date(&scalar.text).err().and_then(|problem| bad_value(format!("`{name}`: {problem}")))
             }
             Shape::Template => {
                 self.validate_template(node, scalar);

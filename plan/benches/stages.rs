@@ -7,7 +7,7 @@ use std::fmt::Write;
 use std::hint::black_box;
 use std::time::Instant;
 
-use manifest::model::Date;
+use manifest::date::Date;
 use manifest::{FileProblem, Files};
 use plan::application::{PreviewId, PreviewName, RuntimeKind};
 use plan::check::{CheckOptions, check};

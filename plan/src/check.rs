@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
-use manifest::model::Date;
+use manifest::date::Date;
 use manifest::{Diagnostic, Files};
 
 use crate::application::{PreviewId, PreviewName, RuntimeKind};

@@ -2,8 +2,8 @@
 
 use manifest::Sources;
 use serde_json::Value;
+use strings::nearest;
 
-use crate::nearest::nearest;
 use crate::origin::{Field, Origin};
 use crate::resolve::ResolvedApplication;
 

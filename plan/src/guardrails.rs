@@ -8,7 +8,7 @@ mod rules;
 mod secret_literals;
 mod waivers;
 
-use manifest::model::Date;
+use manifest::date::Date;
 use manifest::{Code, Diagnostic, Severity, Span};
 
 use crate::application::{Application, Role, Unit};

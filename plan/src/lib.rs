@@ -19,7 +19,6 @@ pub mod lifecycle;
 pub mod load;
 pub mod module;
 pub mod naming;
-mod nearest;
 pub mod observed;
 pub mod origin;
 mod render;

@@ -21,7 +21,7 @@ mod units;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use manifest::model::Date;
+use manifest::date::Date;
 use manifest::{Diagnostic, Severity};
 
 use crate::application::{Application, PreviewName, RuntimeKind, UnitName, UnitPort, VolumeSpec};

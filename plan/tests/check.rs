@@ -1,6 +1,6 @@
 //! Tests what `check` adds to loading and resolving: findings for both runtimes at once, and `# pdev: allow`.
 
-use manifest::model::Date;
+use manifest::date::Date;
 use manifest::{FileProblem, Files};
 use plan::application::{PreviewId, PreviewName, RuntimeKind};
 use plan::check::{CheckOptions, check};

@@ -1,6 +1,6 @@
 //! An incremental check after an edit must return the same as a full check: messages, spans, fixes, model and tree.
 
-use manifest::model::Date;
+use manifest::date::Date;
 use manifest::{FileProblem, Files};
 use plan::application::RuntimeKind;
 use plan::check::{CheckOptions, CheckResult, check, check_incremental};

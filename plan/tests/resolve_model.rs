@@ -78,7 +78,7 @@ fn resolve_with(
         git: Git::default(),
         secrets_folder: "/secrets".into(),
         password_seed: "seed".into(),
-        today: manifest::model::Date { year: 2026, month: 11, day: 23 },
+        today: manifest::date::Date { year: 2026, month: 11, day: 23 },
     };
     modify(&mut inputs);
     resolve(loaded, &inputs)

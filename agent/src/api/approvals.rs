@@ -5,23 +5,23 @@ use axum::extract::{Extension, Path, State};
 use credentials::approval::ancestry::{Denial, SystemProcesses};
 use credentials::approval::{Approval, ApprovalProblem, IdentityUse};
 use credentials::broker::BrokerProblem;
+use host::clock::now_milliseconds;
 use protocol::approval::{ApprovalView, IdentityUseView, PendingApprovalView, RevokeReply, RevokeRequest};
 use protocol::event::EventKind;
 use protocol::status::PreviewRef;
 
 use super::{Api, JsonBody, Peer, ProblemResponse};
-use crate::bus::now_ms;
 use crate::session_previews::session_of_process;
 
 pub(super) async fn list_approvals(State(api): State<Api>) -> Json<Vec<ApprovalView>> {
-    let all = api.shared.access.approvals.list(now_ms()).into_iter();
+    let all = api.shared.access.approvals.list(now_milliseconds()).into_iter();
     Json(all.map(|approval| approval_view(&approval)).collect())
 }
 
 /// Lists the pending requests, each with the folders of the previews that they concern.
 pub(super) async fn list_pending(State(api): State<Api>) -> Json<Vec<PendingApprovalView>> {
     let records = api.shared.registry.all();
-    let pending = api.shared.access.approvals.pending_requests(now_ms()).into_iter().map(|request| {
+    let pending = api.shared.access.approvals.pending_requests(now_milliseconds()).into_iter().map(|request| {
         let of_repository = records
             .iter()
             .filter(|record| crate::approvals::repository_path(record) == request.identity_use.repository);
@@ -47,7 +47,8 @@ pub(super) async fn get_request(
     // Reading the process table blocks.
     let review = tokio::task::spawn_blocking(move || {
         let approver = peer.pid.unwrap_or_default();
-        let (request, denial) = shared.access.approvals.review_request(&code, approver, &SystemProcesses, now_ms())?;
+        let (request, denial) =
+            shared.access.approvals.review_request(&code, approver, &SystemProcesses, now_milliseconds())?;
         Ok((request, session_of_process(&shared, approver).map(|_| Denial::InSession).or(denial)))
     });
     let outcome = review.await;
@@ -72,7 +73,7 @@ pub(super) async fn approve(
         // A session's program may never approve, whatever the request is.
         let outcome = match session_of_process(&shared, approver) {
             Some(_) => Err(Denial::InSession.into()),
-            None => shared.access.approvals.approve(&code, approver, &SystemProcesses, now_ms()),
+            None => shared.access.approvals.approve(&code, approver, &SystemProcesses, now_milliseconds()),
         };
         (shared, outcome)
     });

@@ -4,11 +4,11 @@ use axum::Json;
 use axum::extract::{Extension, Path, State};
 use axum::http::StatusCode;
 use credentials::session::{Session, SessionSpec};
+use host::clock::now_milliseconds;
 use protocol::session::{SessionRequest, SessionView};
 
 use super::identities::requester_of;
 use super::{Api, JsonBody, Peer, ProblemResponse};
-use crate::bus::now_ms;
 use crate::sessions;
 
 pub(super) async fn begin(
@@ -45,7 +45,7 @@ fn session_view(session: &Session, own: bool) -> SessionView {
         begun_at: session.started_at,
         until: session.until,
         identities: session.identities.clone(),
-        over: session.is_over(now_ms()),
+        over: session.is_over(now_milliseconds()),
         own,
     }
 }

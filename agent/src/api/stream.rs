@@ -11,6 +11,7 @@ use axum::response::sse::{KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use drivers::driver::ProblemKind;
 use futures_util::stream::{self, BoxStream, StreamExt};
+use host::clock::now_milliseconds;
 use plan::application::Unit;
 use protocol::Event;
 use protocol::request::{LogEntry, LogQuery};
@@ -122,7 +123,7 @@ async fn merge_logs(
     let Some(scope) = handle.live.scope() else { return Ok(stream::empty().boxed()) };
     let mut past: Vec<LogEntry> = Vec::new();
     let mut sources: Vec<LogEntryStream> = Vec::new();
-    let (now, mut failures) = (crate::bus::now_ms(), Vec::new());
+    let (now, mut failures) = (now_milliseconds(), Vec::new());
     for unit in units {
         let Ok(driver) = api.shared.drivers.driver_of(&scope.targets, unit.runtime) else { continue };
         let open = |request| open_log_stream(driver.logs(&scope.preview.id, &scope.locations, &unit.name, request));
@@ -189,7 +190,7 @@ async fn collect_entries(mut lines: LogEntryStream, unit: &str) -> Vec<LogEntry>
 
 /// A line of the agent itself among the log lines.
 fn agent_entry(unit: &str, text: String) -> LogEntry {
-    LogEntry { at: crate::bus::now_ms(), unit: unit.to_owned(), stream: "pdev".into(), text }
+    LogEntry { at: now_milliseconds(), unit: unit.to_owned(), stream: "pdev".into(), text }
 }
 
 fn to_log_entries(

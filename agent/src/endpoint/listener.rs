@@ -13,6 +13,7 @@ use credentials::approval::IdentityUse;
 use credentials::broker::{Requester, SessionMember};
 use credentials::endpoint::{EndpointAccess, EndpointResponse};
 use drivers::driver::Driver;
+use host::clock::now_milliseconds;
 use host::connections::peer_pids;
 use host::processes::environment;
 use http_body_util::Full;
@@ -30,7 +31,6 @@ use tokio::time::timeout;
 
 use super::EndpointBinding;
 use crate::api::{Peer, requester_of};
-use crate::bus::now_ms;
 use crate::session_previews;
 use crate::sessions::session_member_of_process;
 use crate::shared::Shared;
@@ -263,7 +263,8 @@ impl AllowedCaller {
 impl EndpointState {
     async fn handle_request(&self, request: Request<Incoming>, session: Option<SessionMember>) -> EndpointResponse {
         // Checked for every request, so that a revoked approval takes effect at once.
-        let is_approved = |identity_use: &IdentityUse| self.shared.access.approvals.is_approved(identity_use, now_ms());
+        let is_approved =
+            |identity_use: &IdentityUse| self.shared.access.approvals.is_approved(identity_use, now_milliseconds());
         if !self.required_approval.as_ref().is_none_or(is_approved) {
             return EndpointResponse::forbidden(
                 "the approval of this identity was revoked or has expired: run `pdev up` to request it again",

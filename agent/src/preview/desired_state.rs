@@ -6,6 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use host::checkout::find_checkout;
+use host::clock::now_milliseconds;
+use manifest::date::Date;
 use plan::Application;
 use plan::application::RuntimeKind;
 use plan::load::{LoadOptions, LoadedManifest, load as load_files};
@@ -14,6 +16,7 @@ use protocol::Problem;
 use protocol::problem::DiagnosticView;
 use protocol::request::UpRequest;
 use sha2::{Digest, Sha256};
+use strings::to_hex;
 
 use super::naming::state_write_problem;
 use crate::convert;
@@ -63,7 +66,7 @@ fn manifest_path(request: &UpRequest) -> &str {
 #[must_use]
 pub fn request_fingerprint(request: &UpRequest) -> String {
     let bytes = std::fs::read(Path::new(&request.folder).join(manifest_path(request))).unwrap_or_default();
-    let digest: String = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+    let digest = to_hex(Sha256::digest(&bytes));
     format!("{}:{digest}", request.folder)
 }
 
@@ -210,7 +213,7 @@ fn resolve_context(
         },
         secrets_folder: shared.delivery.units_folder(&record.name.id.0).display().to_string(),
         password_seed: load_or_create_seed(&shared.locations.data).map_err(|error| state_write_problem(&error))?,
-        today: today(),
+        today: Date::from_unix_milliseconds(now_milliseconds()),
     })
 }
 
@@ -226,18 +229,9 @@ fn load_or_create_seed(data: &Path) -> std::io::Result<String> {
     }
     let mut bytes = [0u8; 32];
     std::io::Read::read_exact(&mut std::fs::File::open("/dev/urandom")?, &mut bytes)?;
-    let text: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    let text = to_hex(bytes);
     host::files::replace_file(&path, text.as_bytes(), 0o600)?;
     Ok(text)
-}
-
-fn today() -> manifest::model::Date {
-    let now = time::OffsetDateTime::now_utc();
-    manifest::model::Date {
-        year: u16::try_from(now.year()).unwrap_or_default(),
-        month: now.month().into(),
-        day: now.day(),
-    }
 }
 
 /// The named units and all units that they need; `None` selects all.

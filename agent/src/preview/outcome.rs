@@ -3,13 +3,13 @@
 
 use std::time::Instant;
 
+use host::clock::now_milliseconds;
 use plan::target::Target;
 use protocol::status::PreviewState;
 use protocol::{EventKind, Problem};
 
 use super::Context;
 use super::actor::OperationKind;
-use crate::bus::now_ms;
 
 /// What an operation did.
 pub struct Outcome {
@@ -45,7 +45,7 @@ pub(super) fn end_operation(context: &Context, kind: &OperationKind, outcome: Ou
         // An `up` without changes does not make the preview ready again.
         let is_still_ready = outcome.unchanged;
         context.published.edit_preview(|status| {
-            status.ready_at = status.ready_at.filter(|_| is_still_ready).or_else(|| Some(now_ms()));
+            status.ready_at = status.ready_at.filter(|_| is_still_ready).or_else(|| Some(now_milliseconds()));
         });
     }
     context.published.end_operation(phase_after(context, kind, &outcome));

@@ -9,6 +9,7 @@ use std::time::Duration;
 use drivers::Scope;
 use drivers::driver::{ExecOutput, ExecRequest};
 use futures_util::StreamExt;
+use host::clock::now_milliseconds;
 use plan::Application;
 use plan::application::{Argv, Body, Check, Probe, ReadyCheck, Unit};
 use plan::observed::RunState;
@@ -17,7 +18,6 @@ use protocol::status::UnitState;
 use tokio::time::Instant;
 
 use super::{Context, Message, crash_report};
-use crate::bus::now_ms;
 use crate::probe::{self, ProbeResult, ProbeSchedule};
 
 /// A busy engine may report a container's address some time after its start.
@@ -41,7 +41,7 @@ pub(super) async fn watch_unit(context: Context, scope: Scope, application: Arc<
     context.published.edit_unit(&unit.name, |status| {
         status.state = UnitState::Ready;
         status.reason = None;
-        status.ready_at = Some(now_ms());
+        status.ready_at = Some(now_milliseconds());
     });
     context.shared.routing.refresh(&context.shared, &context.id);
     if let Some(live) = &unit.health.live {

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use drivers::Scope;
 use drivers::driver::RuntimeEvent;
+use host::clock::now_milliseconds;
 use plan::Application;
 use plan::application::{RestartPolicy, Role, RuntimeKind, Unit};
 use plan::observed::{Exit, RunState};
@@ -15,7 +16,6 @@ use protocol::status::UnitState;
 
 use super::live_state::{AbortOnDrop, subscribe_to_runtime};
 use super::{Context, Message, crash_report, readiness};
-use crate::bus::now_ms;
 
 /// How often a crashing unit is restarted in a row. The next crash marks it as failed.
 pub const RESTARTS_MAX: u32 = 5;
@@ -151,7 +151,7 @@ impl Supervisor {
     }
 
     fn handle_crash(&mut self, unit: &Unit, scope: &Scope, exit: &Exit, current: &protocol::status::UnitStatus) {
-        let was_well = current.ready_at.is_some_and(|at| now_ms() - at > CRASHES_RESET_AFTER_MS);
+        let was_well = current.ready_at.is_some_and(|at| now_milliseconds() - at > CRASHES_RESET_AFTER_MS);
         let restarts = if was_well { 1 } else { current.restarts + 1 };
         let restart = match unit.restart {
             RestartPolicy::Never => false,
@@ -283,7 +283,7 @@ pub(super) fn mark_starting(context: &Context, name: &str) {
         unit.state = UnitState::Starting;
         unit.reason = None;
         unit.exit_code = None;
-        unit.started_at = Some(now_ms());
+        unit.started_at = Some(now_milliseconds());
         unit.ready_at = None;
     });
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::Subcommand;
 use client::{Client, ClientError, SocketLocation};
+use host::clock::now_milliseconds;
 
 use crate::context::Context;
 use crate::exit::{self, Failure, Outcome};
@@ -84,7 +85,7 @@ async fn status(context: &Context) -> Outcome {
         return crate::success();
     }
     let state = if info.accepting { "running" } else { "stopping" };
-    let uptime = humanize::age(info.started_at, humanize::now_milliseconds());
+    let uptime = humanize::age(info.started_at, now_milliseconds());
     let proxy = info.proxy_port.map_or("none, because no port was free".to_owned(), |port| format!("127.0.0.1:{port}"));
     for (name, value) in [
         ("state", format!("{state} for {uptime}, pid {}", info.pid)),

@@ -2,6 +2,7 @@
 //! credentials.
 
 use credentials::audit::{AuditLog, Entry};
+use host::clock::now_milliseconds;
 
 use super::identity::credential_paths;
 use crate::context::Context;
@@ -30,7 +31,7 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn run(arguments: &Arguments, context: &Context) -> Outcome {
-    let now = humanize::now_milliseconds();
+    let now = now_milliseconds();
     let since = arguments.since.as_deref().map(|text| humanize::parse_since(text, now)).transpose();
     let since = since.map_err(Failure::invalid_input)?.unwrap_or(0);
     let audit = AuditLog::new(credential_paths()?.audit());

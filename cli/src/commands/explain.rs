@@ -1,11 +1,11 @@
 //! `pdev explain`: prints the page of a diagnostic code, or the meaning, value and origin of a manifest field.
 
 use manifest::Sources;
-use manifest::nearest::nearest;
 use plan::application::RuntimeKind;
 use plan::check::resolve_without_agent;
 use plan::explain::{ExplainResult, Explanation, describe_origin, explain};
 use serde_json::json;
+use strings::nearest;
 
 use crate::context::Context;
 use crate::exit::{Failure, Outcome};

@@ -1,6 +1,6 @@
 //! `pdev help`: the front page, the page of a command, or the complete list of commands.
 
-use manifest::nearest::nearest;
+use strings::nearest;
 
 use crate::context::Context;
 use crate::exit::{Failure, Outcome};

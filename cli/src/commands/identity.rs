@@ -10,6 +10,7 @@ use credentials::CredentialPaths;
 use credentials::identity::{
     self, EditProblem, Field, Finding, Identities, Identity, ImportedIdentity, SOURCE_KINDS, SourceKind,
 };
+use host::clock::now_milliseconds;
 use manifest::syntax::{Kind as NodeKind, Node};
 use protocol::identity::{IdentityState, IdentityStatus};
 use serde_json::{Value, json};
@@ -146,7 +147,7 @@ fn list(context: &Context) -> Outcome {
             "no identities; `pdev identity import` imports those of other tools, `pdev identity add` adds one",
         );
     } else {
-        let now = humanize::now_milliseconds();
+        let now = now_milliseconds();
         let rows: Vec<Vec<Cell>> = identities
             .all
             .values()

@@ -1,5 +1,6 @@
 //! `pdev logs`: prints the output of units, merged by time.
 
+use host::clock::now_milliseconds;
 use protocol::request::{LogEntry, LogQuery};
 
 use crate::context::Context;
@@ -40,7 +41,7 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn run(arguments: &Arguments, context: &Context) -> Outcome {
-    let now = humanize::now_milliseconds();
+    let now = now_milliseconds();
     let since = arguments.since.as_deref().map(|text| humanize::parse_since(text, now)).transpose();
     let since = since.map_err(Failure::invalid_input)?;
     Context::block_on(async {

@@ -1,10 +1,10 @@
 //! `pdev ls`: lists all previews on this machine.
 
+use host::clock::now_milliseconds;
 use protocol::status::PreviewState;
 
 use crate::context::Context;
 use crate::exit::Outcome;
-use crate::humanize;
 use crate::render::status;
 
 #[derive(clap::Args, Debug)]
@@ -28,12 +28,8 @@ pub(crate) fn run(arguments: &Arguments, context: &Context) -> Outcome {
             return crate::success();
         }
         let home = std::env::var("HOME").ok();
-        for line in status::preview_table(
-            &previews,
-            humanize::now_milliseconds(),
-            home.as_deref(),
-            context.terminal.stdout_paint,
-        ) {
+        for line in status::preview_table(&previews, now_milliseconds(), home.as_deref(), context.terminal.stdout_paint)
+        {
             context.terminal.print_line(&line);
         }
         crate::success()

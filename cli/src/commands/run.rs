@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::time::Duration;
 
 use client::{ClientError, EventStream, LineStream};
+use host::clock::now_milliseconds;
 use protocol::request::{LogEntry, LogQuery};
 use protocol::status::{PreviewStatus, UnitState};
 use protocol::{Event, EventKind};
@@ -61,7 +62,7 @@ pub(crate) fn run(arguments: Arguments, context: &Context) -> Outcome {
     request.services.push(job.clone());
     request.jobs.push(job.clone());
     Context::block_on(async {
-        let started_at = humanize::now_milliseconds();
+        let started_at = now_milliseconds();
         let mut stream = Context::connect().await?.up(&request).await?;
         let mut output = JobOutput { job: &job, since: started_at, printed_lines: 0 };
         let followed = follow_job(&mut stream, &mut output, context);

@@ -9,6 +9,7 @@ use clap::Subcommand;
 use credentials::secrets::{self, RepositorySecrets};
 use credentials::vault::{self, ITEM_BYTES_MAX, Vault};
 use credentials::{CredentialPaths, Secret};
+use host::clock::now_milliseconds;
 use protocol::request::DeliverSecretsRequest;
 use serde_json::json;
 
@@ -125,7 +126,7 @@ fn set(
     }
     let value = read_secret(name, from, context)?;
     let vault = open_vault(paths, context)?;
-    scope.set(&vault, name, &value, humanize::now_milliseconds()).map_err(|problem| vault_failure(&problem))?;
+    scope.set(&vault, name, &value, now_milliseconds()).map_err(|problem| vault_failure(&problem))?;
     print_result(
         context,
         &json!({ "set": name }),
@@ -237,7 +238,7 @@ fn import(file: &Path, scope: &RepositorySecrets, paths: &CredentialPaths, conte
     }
     let vault = open_vault(paths, context)?;
     for (name, value) in &secrets {
-        scope.set(&vault, name, value, humanize::now_milliseconds()).map_err(|problem| vault_failure(&problem))?;
+        scope.set(&vault, name, value, now_milliseconds()).map_err(|problem| vault_failure(&problem))?;
     }
     for line in &invalid_lines {
         context.terminal.eprint_line(&format!("{}:{line}: left out, because it is not `KEY=value`", file.display()));

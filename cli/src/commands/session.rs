@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use client::{Client, ClientError};
+use host::clock::now_milliseconds;
 use protocol::session::{SessionRequest, SessionView};
 
 use crate::context::Context;
@@ -103,7 +104,7 @@ fn list(context: &Context) -> Outcome {
         context.terminal.eprint_line("no session is running; run `pdev session run -- PROGRAM` to start one");
         return crate::success();
     }
-    let now = humanize::now_milliseconds();
+    let now = now_milliseconds();
     let row = |session: &SessionView| {
         let left = if session.over { "expired".to_owned() } else { humanize::age(now, session.until) };
         let identities =

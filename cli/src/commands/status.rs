@@ -1,8 +1,9 @@
 //! `pdev status`: shows one preview with its units and problems.
 
+use host::clock::now_milliseconds;
+
 use crate::context::Context;
 use crate::exit::Outcome;
-use crate::humanize;
 use crate::preview_selector::{self, PreviewSelector};
 use crate::render::status;
 
@@ -27,12 +28,8 @@ pub(crate) fn run(arguments: &Arguments, context: &Context) -> Outcome {
             return crate::success();
         }
         let home = std::env::var("HOME").ok();
-        for line in status::preview_detail(
-            &preview,
-            humanize::now_milliseconds(),
-            home.as_deref(),
-            context.terminal.stdout_paint,
-        ) {
+        for line in status::preview_detail(&preview, now_milliseconds(), home.as_deref(), context.terminal.stdout_paint)
+        {
             context.terminal.print_line(&line);
         }
         // Best effort: the preview is already printed, so a failed request must not fail the command.

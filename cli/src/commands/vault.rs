@@ -3,6 +3,7 @@
 use clap::Subcommand;
 use credentials::CredentialPaths;
 use credentials::vault::{self, Vault, VaultOptions, VaultProblem};
+use host::clock::now_milliseconds;
 use serde_json::json;
 
 use super::identity::credential_paths;
@@ -81,7 +82,7 @@ fn status(context: &Context) -> Outcome {
 
 fn reset(context: &Context) -> Outcome {
     // Moved and not deleted, in case the key is found again.
-    let moved_to = vault::set_aside(&credential_paths()?.vault(), &humanize::now_milliseconds().to_string());
+    let moved_to = vault::set_aside(&credential_paths()?.vault(), &now_milliseconds().to_string());
     let moved_to = moved_to.map_err(|problem| vault_failure(&problem))?;
     if context.json {
         context.terminal.print_json(&json!({ "set_aside": moved_to }));

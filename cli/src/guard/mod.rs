@@ -13,6 +13,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use client::{Client, SocketLocation};
+use host::clock::now_milliseconds;
 use protocol::session::{SessionRequest, SessionView};
 use rustix::process::{Pid, Signal, WaitStatus, getppid, kill_process};
 use tokio::signal::unix::{Signal as Signals, SignalKind, signal};
@@ -180,7 +181,7 @@ fn run_session(options: &GuardOptions, program: &[OsString], terminal: &Terminal
             Ok(child) => pid_of(&child)?,
             Err(error) => return Err(start_failure(name, &error)),
         };
-        let remaining = session.until.saturating_sub(humanize::now_milliseconds());
+        let remaining = session.until.saturating_sub(now_milliseconds());
         let remaining = Duration::from_millis(u64::try_from(remaining).unwrap_or_default());
         let on_expiry = || {
             terminal.eprint_line(&format!(

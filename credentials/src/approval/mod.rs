@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use crate::identity::Identity;
 use crate::storage;
 use ancestry::{Denial, ProcessAncestry, ProcessTable};
+use strings::to_hex;
 
 const REQUEST_MILLISECONDS: i64 = 15 * 60 * 1000;
 /// The lifetime of an approval for a session. It ends earlier if the session does.
@@ -56,7 +57,7 @@ pub struct IdentityUse {
 pub fn identity_digest(identity: &Identity) -> String {
     // Stored approvals contain this digest, so a renamed variant of `Value` would revoke all of them.
     let definition = format!("{} {:?}", identity.kind, identity.fields);
-    digest(&SHA256, definition.as_bytes()).as_ref().iter().take(10).map(|byte| format!("{byte:02x}")).collect()
+    to_hex(&digest(&SHA256, definition.as_bytes()).as_ref()[..10])
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]

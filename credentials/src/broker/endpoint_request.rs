@@ -2,8 +2,10 @@
 
 use std::sync::Arc;
 
+use host::clock::now_milliseconds;
+
 use super::session::LeaseRequest;
-use super::{Broker, BrokerProblem, Requester, now};
+use super::{Broker, BrokerProblem, Requester};
 use crate::endpoint::{self, Cloud, EndpointAccess, EndpointProtocol, EndpointResponse, MetadataAnswer, ParsedRequest};
 use crate::lease::Material;
 use crate::source::{self, Purpose};
@@ -37,7 +39,7 @@ impl Broker {
         requester: &Requester,
     ) -> EndpointResponse {
         let name = &access.identity;
-        let protocol = match endpoint::parse_request(access, request, now()) {
+        let protocol = match endpoint::parse_request(access, request, now_milliseconds()) {
             ParsedRequest::Response(response) => return response,
             ParsedRequest::RoleName => return endpoint::role_response(name),
             ParsedRequest::Credential(protocol) => protocol,
@@ -63,7 +65,7 @@ impl Broker {
         requester: &Requester,
     ) -> Result<EndpointResponse, BrokerProblem> {
         let identity = self.identity(name)?;
-        let format = protocol.credential_format(&identity, now())?;
+        let format = protocol.credential_format(&identity, now_milliseconds())?;
         // An id token is not a purpose of every source. gcloud requests one with each access token, and continues
         // without it if the response is "not found" instead of a refusal.
         if let Err(reason) = source::reduce_to_supported_purpose(&identity, format.purpose()) {

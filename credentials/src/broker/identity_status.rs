@@ -2,8 +2,10 @@
 
 use std::sync::Arc;
 
+use host::clock::now_milliseconds;
+
 use super::problem::{BrokerProblem, timeout_problem};
-use super::{Broker, is_unexpired, now};
+use super::{Broker, is_unexpired};
 use crate::identity::Identity;
 use crate::lease::LoginEnd;
 use crate::{schedule, source, vault};
@@ -34,7 +36,7 @@ impl IdentitySnapshot {
         if let Some(name) = problem.or(signed_out) {
             return Some((name, None));
         }
-        let ending = self.login_end.as_ref().filter(|login| now() >= schedule::warn_at(login))?;
+        let ending = self.login_end.as_ref().filter(|login| now_milliseconds() >= schedule::warn_at(login))?;
         Some((&ending.identity, Some(ending.ends_at)))
     }
 }
@@ -72,7 +74,8 @@ impl Broker {
                 // An identity may have leases for several purposes. The most recently used one represents it.
                 .max_by_key(|entry| entry.last_used.as_ref().map(|(at, _)| *at))
                 .filter(|entry| entry.identity.as_ref().is_none_or(|fetched_for| fetched_for == identity));
-            let lease = entry.and_then(|entry| entry.lease.as_ref()).filter(|lease| is_unexpired(lease, now()));
+            let lease =
+                entry.and_then(|entry| entry.lease.as_ref()).filter(|lease| is_unexpired(lease, now_milliseconds()));
             IdentitySnapshot {
                 identity: identity.clone(),
                 expires_at: lease.and_then(|lease| lease.times.expires_at),

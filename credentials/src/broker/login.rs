@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
+use host::clock::now_milliseconds;
 use tokio::sync::mpsc;
 
 use super::problem::{BrokerProblem, to_broker_problem};
-use super::{Broker, ChangeKind, LeaseEntry, now};
+use super::{Broker, ChangeKind, LeaseEntry};
 use crate::audit::Entry as AuditEntry;
 use crate::secret::Secret;
 use crate::source::{self, LoginPrompt, OAuthFlow, Purpose, SourceContext};
@@ -47,7 +48,7 @@ impl Broker {
             purpose: &Purpose::General,
             restriction: None,
             launcher: None,
-            now: now(),
+            now: now_milliseconds(),
         };
         source::login(&identity, &context, flow, prompts).await.map_err(|problem| to_broker_problem(name, problem))?;
         self.finish_login(name)
@@ -85,7 +86,7 @@ impl Broker {
             purpose,
             restriction: None,
             launcher: None,
-            now: now(),
+            now: now_milliseconds(),
         };
         source::accept_secret(&identity, &context, secret).await.map_err(|problem| {
             match to_broker_problem(name, problem) {

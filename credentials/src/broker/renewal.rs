@@ -5,11 +5,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use host::clock::now_milliseconds;
 use tokio::sync::watch;
 
 use super::problem::to_broker_problem;
 use super::session::{self, LeaseRequest};
-use super::{Broker, ChangeKind, LeaseEntry, LeaseResult, jitter, now};
+use super::{Broker, ChangeKind, LeaseEntry, LeaseResult, jitter};
 use crate::audit::Entry as AuditEntry;
 use crate::identity::Identity;
 use crate::lease::Lease;
@@ -67,7 +68,7 @@ impl Broker {
             purpose: &request.purpose,
             restriction: request.restriction.as_ref(),
             launcher: self.launcher.as_ref(),
-            now: now(),
+            now: now_milliseconds(),
         };
         let lease = source::fetch_lease(identity, &context).await?;
         // The lease depends on the login that ends first in the chain.
@@ -103,7 +104,7 @@ impl Broker {
                     // the source.
                     let pause = if is_unreachable { schedule::back_off(entry.failures, jitter()) } else { 1000 };
                     // Do not delay the next request: the user may sign in at any moment.
-                    entry.retry_at = if problem.code == "needs_login" { 0 } else { now() + pause };
+                    entry.retry_at = if problem.code == "needs_login" { 0 } else { now_milliseconds() + pause };
                     entry.problem = Some(problem.clone());
                     if problem.code == "needs_login" {
                         ChangeKind::NeedsLogin(problem.clone())
@@ -130,7 +131,7 @@ impl Broker {
     /// Renews after about half of the lifetime, as long as the lease is in use.
     fn schedule_renewal(self: &Arc<Self>, name: &str, request: &LeaseRequest, lease: &Arc<Lease>) {
         let Some(at) = schedule::renew_at(&lease.times, jitter()) else { return };
-        let wait = Duration::from_millis(u64::try_from(at - now()).unwrap_or_default());
+        let wait = Duration::from_millis(u64::try_from(at - now_milliseconds()).unwrap_or_default());
         // Weak references: the timer must not keep a dropped broker or a replaced lease alive.
         let (broker, name, weak_lease) = (Arc::downgrade(self), name.to_owned(), Arc::downgrade(lease));
         let request = request.clone();
@@ -139,7 +140,7 @@ impl Broker {
             let (Some(broker), Some(lease)) = (broker.upgrade(), weak_lease.upgrade()) else { return };
             let Ok(identity) = broker.identity(&name) else { return };
             // After its end, a session gets no credentials, so its leases are not renewed.
-            if request.is_session_over(now()) {
+            if request.is_session_over(now_milliseconds()) {
                 return;
             }
             let mut entries = broker.lock_entries();
@@ -159,7 +160,7 @@ impl Broker {
         let at = schedule::warn_at(&login);
         tokio::spawn(async move {
             // Sleep in short steps: timers do not advance while the machine is suspended, but the login still ends.
-            while let Some(wait) = u64::try_from(at - now()).ok().filter(|wait| *wait > 0) {
+            while let Some(wait) = u64::try_from(at - now_milliseconds()).ok().filter(|wait| *wait > 0) {
                 tokio::time::sleep(Duration::from_millis(wait).min(SLEEP_MAX)).await;
                 if weak_lease.strong_count() == 0 {
                     return;
@@ -168,8 +169,9 @@ impl Broker {
             let (Some(broker), Some(lease)) = (broker.upgrade(), weak_lease.upgrade()) else { return };
             let is_needed = broker.lock_entries().get(&key).is_some_and(|entry| {
                 let current = entry.lease.as_ref().is_some_and(|current| Arc::ptr_eq(current, &lease));
-                let used = entry.last_used.as_ref().is_some_and(|(at, _)| now() - at < RECENT_USE_MILLISECONDS);
-                current && used && now() < login.ends_at
+                let used =
+                    entry.last_used.as_ref().is_some_and(|(at, _)| now_milliseconds() - at < RECENT_USE_MILLISECONDS);
+                current && used && now_milliseconds() < login.ends_at
             });
             if is_needed {
                 broker.publish_change(&login.identity, ChangeKind::LoginExpiring { at: login.ends_at });

@@ -1,7 +1,9 @@
 //! Leases for the programs of a coding agent's session. They are separate from the user's own leases and dropped with
 //! the session.
 
-use super::{Broker, BrokerProblem, Requester, now};
+use host::clock::now_milliseconds;
+
+use super::{Broker, BrokerProblem, Requester};
 use crate::approval::identity_digest;
 use crate::identity::Identity;
 use crate::session::Session;
@@ -76,7 +78,7 @@ impl Broker {
     ) -> Result<Option<SessionRestriction>, BrokerProblem> {
         let Some(member) = &requester.session else { return Ok(None) };
         let is_allowed = member.allowed_identities.contains(&identity.name);
-        match rule::decide_access(&member.session, &self.identity_chain(identity)?, is_allowed, now())? {
+        match rule::decide_access(&member.session, &self.identity_chain(identity)?, is_allowed, now_milliseconds())? {
             SessionAccess::Full => Ok(None),
             SessionAccess::Restricted(_) if matches!(purpose, Purpose::IdToken(_)) => {
                 Err(rule::id_token_refusal(identity))

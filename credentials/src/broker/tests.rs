@@ -4,6 +4,8 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
+use host::clock::now_milliseconds;
+
 use super::*;
 use crate::session::Session;
 use crate::vault::KeyStore;
@@ -26,7 +28,7 @@ fn new_broker(root: &Path, identities: &str) -> Arc<Broker> {
 /// A source program that appends a line to the file `runs` on each run, and prints a token with a lifetime of
 /// `seconds`.
 fn counting_source(root: &Path, seconds: i64) -> String {
-    let (script, end) = (root.join("source.sh"), now() / 1000 + seconds);
+    let (script, end) = (root.join("source.sh"), now_milliseconds() / 1000 + seconds);
     let runs = root.join("runs");
     let text =
         format!("echo run >> {}\nsleep 0.1\necho '{{\"token\":\"canary\",\"expires_at\":{end}}}'\n", runs.display());
@@ -69,15 +71,19 @@ async fn expiring_lease_is_renewed_before_it_is_served() {
     let broker = new_broker(root.path(), &counting_source(root.path(), 3600));
     let lease = broker.obtain_lease("a").await.unwrap();
     let mut times = lease.times;
-    times.expires_at = Some(now() + 30_000);
-    times.issued_at = now() - 3_600_000;
+    times.expires_at = Some(now_milliseconds() + 30_000);
+    times.issued_at = now_milliseconds() - 3_600_000;
     let token = crate::lease::Material::Token(Secret::new(b"old".to_vec()));
     broker.lock_entries().get_mut(&general_key("a")).unwrap().lease = Some(Arc::new(Lease::new(token, times)));
     assert_eq!(broker.issue("a", &CredentialFormat::Token, &Requester::default()).await.unwrap().expose(), b"canary");
     assert_eq!(run_count(root.path()), 2);
     // After half of its lifetime, the lease is served at once and the next one is fetched in the background.
     let token = crate::lease::Material::Token(Secret::new(b"half".to_vec()));
-    let times = crate::lease::Times { issued_at: now() - 2_400_000, expires_at: Some(now() + 1_200_000), skew: 0 };
+    let times = crate::lease::Times {
+        issued_at: now_milliseconds() - 2_400_000,
+        expires_at: Some(now_milliseconds() + 1_200_000),
+        skew: 0,
+    };
     broker.lock_entries().get_mut(&general_key("a")).unwrap().lease = Some(Arc::new(Lease::new(token, times)));
     let mut changes = broker.subscribe();
     assert_eq!(broker.issue("a", &CredentialFormat::Token, &Requester::default()).await.unwrap().expose(), b"half");
@@ -101,7 +107,11 @@ async fn failing_source_is_retried_later_and_old_lease_is_served() {
     }
     assert_eq!(run_count(root.path()), 1, "the source was asked again at once");
     let token = crate::lease::Material::Token(Secret::new(b"old".to_vec()));
-    let times = crate::lease::Times { issued_at: now() - 3_500_000, expires_at: Some(now() + 40_000), skew: 0 };
+    let times = crate::lease::Times {
+        issued_at: now_milliseconds() - 3_500_000,
+        expires_at: Some(now_milliseconds() + 40_000),
+        skew: 0,
+    };
     {
         let mut entries = broker.lock_entries();
         let entry = entries.get_mut(&general_key("a")).unwrap();
@@ -145,7 +155,7 @@ async fn each_resource_has_its_own_lease_up_to_a_limit() {
     let text = format!("[a]\nsource = \"exec\"\ncloud = \"azure\"\ncommand = [\"sh\", \"{}\"]\n", script.display());
     let broker = new_broker(root.path(), &text);
     let issue = async |resource: &str| {
-        let format = CredentialFormat::Azure { now: now(), resource: resource.to_owned() };
+        let format = CredentialFormat::Azure { now: now_milliseconds(), resource: resource.to_owned() };
         broker.issue("a", &format, &Requester::default()).await
     };
     for resource in ["one", "two", "one"] {

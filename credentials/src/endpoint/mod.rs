@@ -10,6 +10,7 @@ mod variables;
 
 use http::request::Parts;
 use http::{Method, StatusCode};
+use strings::to_hex;
 
 use crate::broker::BrokerProblem;
 use crate::format::CredentialFormat;
@@ -78,13 +79,13 @@ pub(crate) const TOKEN_LENGTH: usize = 64;
 /// A token for one endpoint: random bytes in hex, without a line end, which SDKs would refuse in a header.
 #[must_use]
 pub fn new_token() -> Secret {
-    Secret::new(vault::hex(&vault::random::<{ TOKEN_LENGTH / 2 }>()).into_bytes())
+    Secret::new(to_hex(vault::random::<{ TOKEN_LENGTH / 2 }>()).into_bytes())
 }
 
 /// Derives another secret for the same endpoint. It does not reveal the token.
 fn derive_secret(token: &Secret, label: &str) -> String {
     let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, token.expose());
-    vault::hex(ring::hmac::sign(&key, label.as_bytes()).as_ref())
+    to_hex(ring::hmac::sign(&key, label.as_bytes()))
 }
 
 /// Compares in constant time, so that the duration does not reveal a correct prefix. An empty `expected` matches

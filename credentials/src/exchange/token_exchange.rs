@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use ring::digest::{SHA256, digest};
+use strings::to_hex;
 use zeroize::Zeroizing;
 
 use super::ExchangeRequest;
@@ -14,7 +15,7 @@ use crate::http::{HttpClient, HttpResponse};
 use crate::identity::Identity;
 use crate::secret::Secret;
 use crate::source::{self, SourceProblem};
-use crate::vault::{Vault, VaultProblem, hex};
+use crate::vault::{Vault, VaultProblem};
 
 /// Attempts and pause for a write that fails after the response of the provider.
 const WRITE_ATTEMPTS_MAX: u32 = 20;
@@ -65,7 +66,7 @@ pub(super) async fn exchange_token(
 
 /// Identifies the stored login that an exchange is needed for. It differs after the exchange.
 pub(super) fn secret_digest(stored: &Secret) -> String {
-    hex(digest(&SHA256, stored.expose()).as_ref())
+    to_hex(digest(&SHA256, stored.expose()))
 }
 
 fn already_exchanged() -> HttpResponse {

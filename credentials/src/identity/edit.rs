@@ -4,10 +4,11 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use strings::nearest;
 use toml_edit::{Array, DocumentMut, Item, Table, value};
 
 use super::kinds::{COMMON_FIELDS, SourceKind};
-use super::read::{Finding, Identities, nearest, parse_argument, quoted_list, read};
+use super::read::{Finding, Identities, parse_argument, quoted_list, read};
 use super::{Value, is_valid_name};
 use crate::storage;
 

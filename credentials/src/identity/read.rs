@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::time::Duration;
 
+use strings::nearest;
 use toml_edit::{Document, Item, Table};
 
 use super::kinds::{COMMON_FIELDS, Field, FieldType, SOURCE_KINDS, SourceKind, find_source_kind};
@@ -257,13 +258,6 @@ pub(crate) fn parse_duration(text: &str) -> Option<Duration> {
         _ => return None,
     };
     Some(Duration::from_secs(count.checked_mul(unit)?)).filter(|duration| !duration.is_zero())
-}
-
-/// The closest known word within two edits.
-pub(crate) fn nearest<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
-    let limit = if word.chars().count() <= 3 { 1 } else { 2 };
-    let distances = known.map(|candidate| (strsim::osa_distance(word, candidate), candidate));
-    distances.filter(|(distance, _)| *distance <= limit).min().map(|(_, candidate)| candidate)
 }
 
 pub(crate) fn quoted_list<'a>(words: impl Iterator<Item = &'a str>) -> String {

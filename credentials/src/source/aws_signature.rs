@@ -2,10 +2,9 @@
 
 use ring::digest::{SHA256, digest};
 use ring::hmac;
+use strings::to_hex;
 use time::OffsetDateTime;
 use zeroize::Zeroizing;
-
-use crate::vault::hex;
 
 pub(super) struct SigningKeys<'a> {
     pub access_key_id: &'a str,
@@ -40,7 +39,7 @@ pub(super) fn signed_headers(
     for part in [region, service, "aws4_request"] {
         key = mac(key.as_ref(), part.as_bytes());
     }
-    let signature = hex(mac(key.as_ref(), string_to_sign.as_bytes()).as_ref());
+    let signature = to_hex(mac(key.as_ref(), string_to_sign.as_bytes()));
     let credential = format!("{}/{scope}", keys.access_key_id);
     let authorization =
         format!("AWS4-HMAC-SHA256 Credential={credential}, SignedHeaders={names}, Signature={signature}");
@@ -58,7 +57,7 @@ fn mac(key: &[u8], text: &[u8]) -> hmac::Tag {
 }
 
 fn hash(bytes: &[u8]) -> String {
-    hex(digest(&SHA256, bytes).as_ref())
+    to_hex(digest(&SHA256, bytes))
 }
 
 #[cfg(test)]

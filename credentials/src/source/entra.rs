@@ -1,10 +1,11 @@
 //! Microsoft Entra: an application with its client secret or with another provider's token (OAuth 2.0 client
 //! credentials, RFC 6749 section 4.4 and RFC 7523 section 2.2). Users sign in with the source `oidc`.
 
+use host::clock::now_milliseconds;
 use serde::Deserialize;
 
 use super::oidc::{ErrorResponse, describe_error};
-use super::{Purpose, SourceContext, SourceProblem, now};
+use super::{Purpose, SourceContext, SourceProblem};
 use crate::http::HttpResponse;
 use crate::identity::Identity;
 use crate::lease::{Lease, Material, Times};
@@ -77,6 +78,6 @@ fn parse_lease(identity: &Identity, response: &HttpResponse) -> Result<Lease, So
     }
     let tokens: TokenResponse = response.json()?;
     let lifetime = std::time::Duration::from_secs(tokens.expires_in);
-    let times = Times { skew: response.skew, ..Times::from_lifetime(now(), lifetime) };
+    let times = Times { skew: response.skew, ..Times::from_lifetime(now_milliseconds(), lifetime) };
     Ok(Lease::new(Material::Token(Secret::new(tokens.access_token.into_bytes())), times))
 }

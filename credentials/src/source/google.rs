@@ -3,6 +3,7 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use host::clock::now_milliseconds;
 use ring::rand::SystemRandom;
 use ring::signature::{RSA_PKCS1_SHA256, RsaKeyPair};
 use serde::Deserialize;
@@ -10,7 +11,7 @@ use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
 use super::oidc::{ErrorResponse, decode_claims, describe_error};
-use super::{Purpose, SourceContext, SourceProblem, TokenRequest, now, sanitize_text};
+use super::{Purpose, SourceContext, SourceProblem, TokenRequest, sanitize_text};
 use crate::exchange::ExchangeRequest;
 use crate::http::{FORM_MEDIA_TYPE, HttpResponse, encode_form};
 use crate::identity::Identity;
@@ -142,7 +143,8 @@ async fn fetch_lease_by_key(
     context: &SourceContext<'_>,
 ) -> Result<Lease, SourceProblem> {
     let send = async |skew: i64| {
-        let assertion = build_assertion(identity, document, context, now() + skew).map_err(SourceProblem::Refused)?;
+        let assertion =
+            build_assertion(identity, document, context, now_milliseconds() + skew).map_err(SourceProblem::Refused)?;
         let fields = [("grant_type", JWT_BEARER_GRANT), ("assertion", assertion.as_str())];
         context.http()?.post_form(token_url(document), &fields).await
     };
@@ -278,7 +280,7 @@ pub(super) async fn fetch_impersonated_lease(
     let expires_at = super::exec::parse_rfc3339(&body.expire_time);
     let expires_at =
         expires_at.ok_or_else(|| SourceProblem::Transient("Google answered with an end that is no time".to_owned()))?;
-    let times = Times { issued_at: now(), expires_at: Some(expires_at), skew: response.skew };
+    let times = Times { issued_at: now_milliseconds(), expires_at: Some(expires_at), skew: response.skew };
     Ok(Lease::new(Material::Token(Secret::new(body.access_token.into_bytes())), times))
 }
 
@@ -300,7 +302,7 @@ fn base_url<'a>(identity: &'a Identity, usual: &'a str) -> &'a str {
 fn id_token_lease(token: String, skew: i64) -> Lease {
     let expires_at =
         decode_claims(&token).and_then(|claims| claims["exp"].as_i64()).map(|seconds| seconds.saturating_mul(1000));
-    let times = Times { issued_at: now(), expires_at, skew };
+    let times = Times { issued_at: now_milliseconds(), expires_at, skew };
     Lease::new(Material::Token(Secret::new(token.into_bytes())), times)
 }
 
@@ -323,7 +325,7 @@ impl TokenResponse {
             return id_token_lease(token, skew);
         }
         let lifetime = std::time::Duration::from_secs(self.expires_in.unwrap_or(300));
-        let times = Times { skew, ..Times::from_lifetime(now(), lifetime) };
+        let times = Times { skew, ..Times::from_lifetime(now_milliseconds(), lifetime) };
         Lease::new(Material::Token(Secret::new(self.access_token.into_bytes())), times)
     }
 }

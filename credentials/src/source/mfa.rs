@@ -1,10 +1,11 @@
 //! The session of a role or user that an MFA code provided. It is stored in the vault until it ends, so the code is
 //! needed only once. It cannot be renewed; the next session needs the next code.
 
+use host::clock::now_milliseconds;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use super::{SourceContext, SourceProblem, now, sts};
+use super::{SourceContext, SourceProblem, sts};
 use crate::identity::Identity;
 use crate::lease::{Lease, LoginEnd, Material, Times};
 use crate::secret::Secret;
@@ -63,7 +64,7 @@ pub(super) async fn login(
         secret_access_key: text(&secret_access_key),
         session_token: text(&token),
         account,
-        since: now(),
+        since: now_milliseconds(),
         expires_at,
         skew: lease.times.skew,
     };
@@ -83,7 +84,7 @@ pub(super) async fn fetch_lease(identity: &Identity, context: &SourceContext<'_>
     if session.identity_fields != identity_fields(identity) {
         return Err(needs_code(format!("`{name}` was changed since the last login")));
     }
-    if now().saturating_add(session.skew) >= session.expires_at {
+    if now_milliseconds().saturating_add(session.skew) >= session.expires_at {
         // Remove the ended session, so that a listing of the vault shows that the user must sign in.
         vault.remove(&item)?;
         return Err(needs_code(format!("the session of `{name}` has ended")));
@@ -95,7 +96,7 @@ pub(super) async fn fetch_lease(identity: &Identity, context: &SourceContext<'_>
         account: session.account,
     };
     // Count from now: a renewal would only read the same session again, so it should be rare.
-    let times = Times { issued_at: now(), expires_at: Some(session.expires_at), skew: session.skew };
+    let times = Times { issued_at: now_milliseconds(), expires_at: Some(session.expires_at), skew: session.skew };
     let at = session.expires_at.saturating_sub(session.skew);
     let end = LoginEnd { identity: identity.name.clone(), started_at: session.since, ends_at: at };
     Ok(Lease::new(material, times).with_login_end(Some(end)))

@@ -13,7 +13,7 @@ mod static_secret;
 mod sts;
 mod vault_server;
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use tokio::sync::mpsc;
 
@@ -167,11 +167,6 @@ async fn send_prompt(prompts: &mpsc::Sender<LoginPrompt>, prompt: LoginPrompt) -
 /// Cleans a text of a server for use in a message: one line, no control characters, at most 200 characters.
 fn sanitize_text(text: &str) -> String {
     text.chars().filter(|letter| !letter.is_control()).take(200).collect()
-}
-
-fn now() -> i64 {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }
 
 /// Whether the source needs stored data from a login.

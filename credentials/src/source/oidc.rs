@@ -3,6 +3,7 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use host::clock::now_milliseconds;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::sync::mpsc;
@@ -10,7 +11,7 @@ use tokio::sync::mpsc;
 use super::device_poll::{CODE_EXPIRED, DevicePoll, PollStep};
 use super::loopback::LoopbackListener;
 use super::{
-    LoginPrompt, OAuthFlow, Purpose, SourceContext, SourceProblem, TokenRequest, login_problem, now, sanitize_text,
+    LoginPrompt, OAuthFlow, Purpose, SourceContext, SourceProblem, TokenRequest, login_problem, sanitize_text,
 };
 use crate::exchange::ExchangeRequest;
 use crate::http::{FORM_MEDIA_TYPE, HttpResponse, encode_form};
@@ -69,7 +70,7 @@ impl TokenResponse {
     /// The end of the login, if the provider announces it. 0 means no end (Keycloak's offline tokens).
     fn login_end(&self, identity: &Identity, since: i64) -> Option<LoginEnd> {
         let seconds = self.refresh_expires_in.or(self.refresh_token_expires_in).filter(|seconds| *seconds > 0)?;
-        let ends_at = now().saturating_add(seconds.saturating_mul(1000));
+        let ends_at = now_milliseconds().saturating_add(seconds.saturating_mul(1000));
         Some(LoginEnd { identity: identity.name.clone(), started_at: since, ends_at })
     }
 }
@@ -109,7 +110,7 @@ pub(super) async fn fetch_lease(identity: &Identity, context: &SourceContext<'_>
     let tokens: TokenResponse = response.json()?;
     // Some providers count the lifetime from the last use, so the renewal restarts it. For other providers, the warning
     // appears earlier than needed.
-    let login_end = tokens.login_end(identity, now());
+    let login_end = tokens.login_end(identity, now_milliseconds());
     Ok(to_lease(identity, tokens, response.skew)?.with_login_end(login_end))
 }
 
@@ -178,7 +179,7 @@ fn lease_without_refresh(identity: &Identity, login: StoredLogin, now: i64) -> R
 }
 
 fn to_lease(identity: &Identity, tokens: TokenResponse, skew: i64) -> Result<Lease, SourceProblem> {
-    let (now, lifetime_seconds) = (now(), tokens.expires_in.unwrap_or(DEFAULT_LIFETIME_SECONDS));
+    let (now, lifetime_seconds) = (now_milliseconds(), tokens.expires_in.unwrap_or(DEFAULT_LIFETIME_SECONDS));
     let mut times = Times::from_lifetime(now, std::time::Duration::from_secs(lifetime_seconds));
     let token = match identity.text("token") {
         Some("id") => {
@@ -223,7 +224,7 @@ pub(super) async fn login(
         client_id,
         token_endpoint: metadata.token_endpoint,
         refresh_token: tokens.refresh_token.clone(),
-        signed_in_at: Some(now()),
+        signed_in_at: Some(now_milliseconds()),
         ..StoredLogin::default()
     };
     if login.refresh_token.is_none() {

@@ -4,22 +4,24 @@
 //! Its OIDC API uses JSON with different field names and its own client registration, so the source `oidc` cannot be
 //! used.
 
+use host::clock::now_milliseconds;
 use http::Method;
 use ring::digest::{SHA256, digest};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use strings::to_hex;
 use tokio::sync::mpsc;
 
 use super::device_poll::{CODE_EXPIRED, DevicePoll, PollStep};
 use super::loopback::LoopbackListener;
-use super::{LoginPrompt, OAuthFlow, SourceContext, SourceProblem, TokenRequest, now, sanitize_text, send_prompt};
+use super::{LoginPrompt, OAuthFlow, SourceContext, SourceProblem, TokenRequest, sanitize_text, send_prompt};
 use crate::exchange::ExchangeRequest;
 use crate::http::{HttpResponse, encode_form};
 use crate::identity::Identity;
 use crate::lease::{Lease, LoginEnd, Material, Times};
 use crate::secret::Secret;
-use crate::vault::{Vault, hex};
+use crate::vault::Vault;
 
 const SCOPE: &str = "sso:account:access";
 const DEVICE_GRANT: &str = "urn:ietf:params:oauth:grant-type:device_code";
@@ -112,7 +114,7 @@ struct RoleCredentials {
 pub(super) fn login_item(identity: &Identity) -> String {
     let session = identity.text("session").or(identity.text("start_url")).unwrap_or_default();
     let name = format!("{session}\n{}", identity.text("region").unwrap_or_default());
-    format!("login/sso.{}", hex(&digest(&SHA256, name.as_bytes()).as_ref()[..8]))
+    format!("login/sso.{}", to_hex(&digest(&SHA256, name.as_bytes()).as_ref()[..8]))
 }
 
 pub(super) fn oidc_url(identity: &Identity, path: &str) -> String {
@@ -124,7 +126,7 @@ pub(super) fn oidc_url(identity: &Identity, path: &str) -> String {
 pub(super) async fn fetch_lease(identity: &Identity, context: &SourceContext<'_>) -> Result<Lease, SourceProblem> {
     let (mut stored, mut login) = read_login(identity, context)?;
     let mut is_renewed = false;
-    if login.expires_at - now() < TOKEN_MARGIN {
+    if login.expires_at - now_milliseconds() < TOKEN_MARGIN {
         (stored, login) = renew_login(identity, context, &stored).await?;
         is_renewed = true;
     }
@@ -183,7 +185,7 @@ fn parse_lease(identity: &Identity, response: &HttpResponse) -> Result<Lease, So
         session_token: Some(Secret::new(session_token.into_bytes())),
         account: Some(account.to_owned()),
     };
-    Ok(Lease::new(material, Times { issued_at: now(), expires_at: Some(expiration), skew: response.skew }))
+    Ok(Lease::new(material, Times { issued_at: now_milliseconds(), expires_at: Some(expiration), skew: response.skew }))
 }
 
 /// Renews the tokens of the session, unless another identity of the session has already renewed them.
@@ -231,7 +233,7 @@ pub(super) fn updated_secret(stored: &Secret, response: &HttpResponse) -> Result
 }
 
 fn apply_tokens(login: &mut StoredLogin, tokens: TokenResponse) {
-    login.expires_at = now().saturating_add(tokens.expires_in.saturating_mul(1000));
+    login.expires_at = now_milliseconds().saturating_add(tokens.expires_in.saturating_mul(1000));
     login.access_token = tokens.access_token;
     if tokens.refresh_token.is_some() {
         login.refresh_token = tokens.refresh_token;
@@ -280,7 +282,7 @@ pub(super) async fn login(
     let mut login = StoredLogin {
         client_id: registration.client_id,
         client_secret: registration.client_secret,
-        signed_in_at: Some(now()),
+        signed_in_at: Some(now_milliseconds()),
         client_ends_at: ends_at.map(|seconds| seconds.saturating_mul(1000)),
         ..StoredLogin::default()
     };

@@ -5,11 +5,12 @@
 
 use std::time::Duration;
 
+use host::clock::now_milliseconds;
 use http::Method;
 use time::OffsetDateTime;
 
 use super::aws_signature::{FORM_MEDIA_TYPE, SigningKeys, signed_headers};
-use super::{SourceContext, SourceProblem, now, sanitize_text};
+use super::{SourceContext, SourceProblem, sanitize_text};
 use crate::http::{HttpResponse, encode_form};
 use crate::identity::Identity;
 use crate::lease::{Lease, Material, Times};
@@ -89,7 +90,8 @@ async fn fetch_lease_signed(
     let (endpoint, region) = endpoint(identity);
     let host = endpoint.split_once("://").map_or(endpoint.as_str(), |(_, rest)| rest).trim_end_matches('/').to_owned();
     let send = async |skew: i64| {
-        let time = OffsetDateTime::from_unix_timestamp((now() + skew) / 1000).unwrap_or(OffsetDateTime::UNIX_EPOCH);
+        let time = OffsetDateTime::from_unix_timestamp((now_milliseconds() + skew) / 1000)
+            .unwrap_or(OffsetDateTime::UNIX_EPOCH);
         let headers = signed_headers(&keys, (region, "sts"), &host, &body, time);
         let headers: Vec<(&str, &str)> = headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
         context.http()?.send(Method::POST, &endpoint, &headers, body.clone().into_bytes()).await
@@ -192,7 +194,7 @@ fn parse_lease(identity: &Identity, response: &HttpResponse) -> Result<Lease, So
         session_token: Some(Secret::new(field("SessionToken")?.into_bytes())),
         account: identity.text("role_arn").and_then(|arn| arn.split(':').nth(4)).map(str::to_owned),
     };
-    Ok(Lease::new(material, Times { issued_at: now(), expires_at: Some(expires_at), skew: response.skew }))
+    Ok(Lease::new(material, Times { issued_at: now_milliseconds(), expires_at: Some(expires_at), skew: response.skew }))
 }
 
 fn refusal_problem(identity: &Identity, response: &HttpResponse, text: &str) -> SourceProblem {

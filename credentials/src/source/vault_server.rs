@@ -5,12 +5,13 @@
 
 use std::time::Duration;
 
+use host::clock::now_milliseconds;
 use http::Method;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
-use super::{SourceContext, SourceProblem, now, sanitize_text};
+use super::{SourceContext, SourceProblem, sanitize_text};
 use crate::http::HttpResponse;
 use crate::identity::Identity;
 use crate::lease::{Lease, Material, Times};
@@ -59,8 +60,10 @@ pub(super) async fn fetch_lease(identity: &Identity, context: &SourceContext<'_>
     let own_seconds = read.data["token_ttl"].as_u64().unwrap_or_default();
     let lifetime = [read.lease_duration, token_seconds, own_seconds].into_iter().filter(|seconds| *seconds > 0).min();
     let times = match lifetime {
-        Some(seconds) => Times { skew: response.skew, ..Times::from_lifetime(now(), Duration::from_secs(seconds)) },
-        None => Times { issued_at: now(), expires_at: None, skew: response.skew },
+        Some(seconds) => {
+            Times { skew: response.skew, ..Times::from_lifetime(now_milliseconds(), Duration::from_secs(seconds)) }
+        }
+        None => Times { issued_at: now_milliseconds(), expires_at: None, skew: response.skew },
     };
     // Version 2 of the KV engine nests the fields in another `data`.
     let material = parse_material(&read.data).or_else(|| parse_material(&read.data["data"]));

@@ -27,6 +27,7 @@ pub use key_store::{KeyStore, VaultOptions};
 pub use problem::VaultProblem;
 pub(crate) use seal::KEY_BYTES;
 use seal::SealProblem;
+use strings::to_hex;
 
 use crate::memory::ProtectedBytes;
 use crate::secret::Secret;
@@ -122,14 +123,14 @@ impl Vault {
     async fn create(folder: &Path, options: &VaultOptions) -> Result<Self, VaultProblem> {
         let mut header = VaultHeader {
             format: FORMAT,
-            id: hex(&random::<16>()),
+            id: to_hex(random::<16>()),
             key_store: options.key_store_or_default()?,
             passphrase_file: None,
             salt: None,
         };
         if header.key_store == KeyStore::Passphrase {
             header.passphrase_file.clone_from(&options.passphrase_file);
-            header.salt = Some(hex(&random::<16>()));
+            header.salt = Some(to_hex(random::<16>()));
         }
         // A passphrase always gives a key. A keyring cannot have one for a random id, so a new key is stored.
         let key = match key_store::load_key(&header, options).await? {
@@ -160,7 +161,7 @@ impl Vault {
     pub(crate) fn new_for_test(folder: &Path) -> Self {
         let header = VaultHeader {
             format: FORMAT,
-            id: hex(&random::<16>()),
+            id: to_hex(random::<16>()),
             key_store: KeyStore::Kernel,
             passphrase_file: None,
             salt: None,
@@ -373,10 +374,6 @@ pub(crate) fn random<const N: usize>() -> [u8; N] {
     let mut bytes = [0; N];
     SystemRandom::new().fill(&mut bytes).expect("the kernel gives random bytes");
     bytes
-}
-
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

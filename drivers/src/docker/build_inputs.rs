@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 
 use plan::application::BuildSpec;
 use sha2::{Digest, Sha256};
+use strings::to_hex;
 
 use super::dockerignore::{DockerIgnore, MatchedRules};
 use crate::driver::{Problem, ProblemKind};
@@ -81,7 +82,7 @@ pub(super) fn scan_context(unit: &str, project: &Path, spec: &BuildSpec, cache: 
     // The hash must not depend on the order in which the file system lists the entries.
     entries.sort_by(|a, b| a.path.as_os_str().as_bytes().cmp(b.path.as_os_str().as_bytes()));
     let cache_path =
-        cache.join("builds").join(format!("{}.list", hex(&Sha256::digest(context.as_os_str().as_bytes()))));
+        cache.join("builds").join(format!("{}.list", to_hex(Sha256::digest(context.as_os_str().as_bytes()))));
     let previous = load_cache(&cache_path);
     let (current, changed_path) = hash_files(unit, &context, &entries, &previous)?;
     let hash = total_hash(spec, &text, &entries, &current);
@@ -228,7 +229,7 @@ fn file_digest(path: &Path) -> io::Result<String> {
     loop {
         let length = io::Read::read(&mut file, &mut buffer)?;
         if length == 0 {
-            return Ok(hex(&hash.finalize()));
+            return Ok(to_hex(hash.finalize()));
         }
         hash.update(&buffer[..length]);
     }
@@ -261,15 +262,7 @@ fn total_hash(spec: &BuildSpec, dockerfile: &[u8], entries: &[ContextEntry], con
             }
         }
     }
-    hex(&hash.finalize())
-}
-
-fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write;
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+    to_hex(hash.finalize())
 }
 
 /// One record per file: fields separated by spaces, the path last and terminated by a zero byte, so any name is valid.

@@ -13,6 +13,7 @@ use futures_util::TryFutureExt;
 use hyper_util::{client::legacy::Client, rt::TokioExecutor};
 #[cfg(unix)]
 use hyperlocal::UnixConnector;
+use strings::to_hex;
 
 use super::context::EngineEndpoint;
 use crate::driver::{Problem, ProblemKind};
@@ -72,7 +73,7 @@ fn pooled_client(path: &str) -> Result<Docker, bollard::errors::Error> {
         Client::builder(TokioExecutor::new()).pool_max_idle_per_host(IDLE_CONNECTIONS_MAX).build(UnixConnector);
     let transport = move |request: BollardRequest| client.request(request).map_err(bollard::errors::Error::from);
     // hyperlocal's address format: the host is the socket's path in hexadecimal digits.
-    let host: String = path.bytes().map(|byte| format!("{byte:02x}")).collect();
+    let host = to_hex(path);
     Docker::connect_with_custom_transport(
         transport,
         Some(format!("unix://{host}")),

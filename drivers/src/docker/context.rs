@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
+use strings::to_hex;
 
 use crate::driver::{Problem, ProblemKind};
 
@@ -169,7 +170,7 @@ fn context_endpoint(config: Option<&Path>, name: &str, chosen_by: &str) -> Resul
             .hint("Choose one of the contexts in `docker context ls` with `docker context use`.")
     };
     // Docker names a context's folders after the SHA-256 of its name.
-    let folder: String = Sha256::digest(name.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect();
+    let folder = to_hex(Sha256::digest(name.as_bytes()));
     let path = config.map(|config| config.join("contexts/meta").join(&folder).join("meta.json"));
     let path = path.ok_or_else(|| context_problem("cannot be found without a home folder".to_owned()))?;
     let text = std::fs::read_to_string(&path)

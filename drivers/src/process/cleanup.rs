@@ -7,10 +7,10 @@
 use std::io;
 use std::time::{Duration, Instant};
 
+use host::clock::now_milliseconds;
 use host::processes::{Process, ProcessTable, boot_id};
 use rustix::process::Signal;
 
-use super::keeper::now_milliseconds;
 use super::kernel::{self, ProcessIdentity};
 use super::record::{Durable, ExitRecord, KeeperRecord, RecordStore, RecordedState};
 

@@ -11,6 +11,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+use strings::{glob, to_hex};
 
 use super::record::{Durable, write_atomically};
 use crate::driver::{Problem, ProblemKind};
@@ -46,9 +47,8 @@ impl Fingerprint {
         let mut scan = FingerprintScan { project, previous, fingerprint: Self::default() };
         for input in inputs {
             let input = input.trim_start_matches("./").trim_end_matches('/');
-            let fixed_parts: Vec<&str> = input.split('/').take_while(|part| !has_wildcard(part)).collect();
-            let pattern = if fixed_parts.len() == input.split('/').count() { None } else { Some(input) };
-            scan.walk(&fixed_parts.join("/"), pattern)
+            let pattern = glob::has_wildcard(input).then_some(input);
+            scan.walk(&glob::literal_prefix(input), pattern)
                 .map_err(|error| Problem::io(format!("cannot read the build input `{input}`"), &error))?;
             if scan.fingerprint.files.len() > FILES_MAX {
                 let message = format!("build input `{input}` has more than {FILES_MAX} files");
@@ -73,7 +73,7 @@ impl Fingerprint {
         for (path, state) in &self.files {
             hasher.update(format!("{path}\0{}\n", state.contents));
         }
-        hex(hasher.finalize().as_slice())
+        to_hex(hasher.finalize())
     }
 }
 
@@ -94,7 +94,7 @@ impl FingerprintScan<'_> {
         };
         // `symlink_metadata` does not follow links, so a link to a folder counts as a file and cannot cause a loop.
         if !metadata.is_dir() {
-            if pattern.is_none_or(|pattern| matches(pattern, path)) {
+            if pattern.is_none_or(|pattern| glob::matches_path_or_parent(pattern, path)) {
                 self.add_file(path, &full, &metadata)?;
             }
             return Ok(());
@@ -130,7 +130,7 @@ fn content_digest(full: &Path, metadata: &Metadata) -> io::Result<String> {
     let mut hasher = Sha256::new();
     if metadata.is_symlink() {
         hasher.update(fs::read_link(full)?.as_os_str().as_encoded_bytes());
-        return Ok(format!("link:{}", hex(hasher.finalize().as_slice())));
+        return Ok(format!("link:{}", to_hex(hasher.finalize())));
     }
     if !metadata.is_file() {
         return Ok("special".to_owned());
@@ -144,72 +144,12 @@ fn content_digest(full: &Path, metadata: &Metadata) -> io::Result<String> {
         }
     }
     let file_kind = if metadata.mode() & 0o111 == 0 { "file" } else { "program" };
-    Ok(format!("{file_kind}:{}", hex(hasher.finalize().as_slice())))
-}
-
-pub(super) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-fn has_wildcard(part: &str) -> bool {
-    part.contains(['*', '?'])
-}
-
-/// Glob match: `*` and `?` match within one path component, `**` matches any number of folders.
-fn matches(pattern: &str, path: &str) -> bool {
-    let pattern: Vec<&str> = pattern.split('/').collect();
-    let path: Vec<&str> = path.split('/').collect();
-    matches_parts(&pattern, &path)
-}
-
-fn matches_parts(pattern: &[&str], path: &[&str]) -> bool {
-    match pattern.split_first() {
-        // A pattern that names a folder matches everything in it.
-        None => true,
-        Some((&"**", remaining_pattern)) => {
-            (0..=path.len()).any(|skip| matches_parts(remaining_pattern, &path[skip..]))
-        }
-        Some((part, remaining_pattern)) => match path.split_first() {
-            Some((name, remaining_path)) => {
-                matches_name(part.as_bytes(), name.as_bytes()) && matches_parts(remaining_pattern, remaining_path)
-            }
-            None => false,
-        },
-    }
-}
-
-fn matches_name(pattern: &[u8], name: &[u8]) -> bool {
-    match (pattern.split_first(), name.split_first()) {
-        (None, None) => true,
-        (Some((b'*', remaining_pattern)), _) => {
-            (0..=name.len()).any(|skip| matches_name(remaining_pattern, &name[skip..]))
-        }
-        (Some((b'?', remaining_pattern)), Some((_, remaining_name))) => matches_name(remaining_pattern, remaining_name),
-        (Some((pattern_byte, remaining_pattern)), Some((name_byte, remaining_name))) => {
-            pattern_byte == name_byte && matches_name(remaining_pattern, remaining_name)
-        }
-        _ => false,
-    }
+    Ok(format!("{file_kind}:{}", to_hex(hasher.finalize())))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn glob_patterns_match_paths() {
-        for (pattern, path, expected) in [
-            ("src/*.rs", "src/main.rs", true),
-            ("src/*.rs", "src/a/main.rs", false),
-            ("src/**/*.rs", "src/a/b/main.rs", true),
-            ("src/**/*.rs", "src/main.rs", true),
-            ("**/package.json", "package.json", true),
-            ("s?c/*", "src/deep/file", true),
-            ("*.txt", "a.rs", false),
-        ] {
-            assert_eq!(matches(pattern, path), expected, "{pattern} {path}");
-        }
-    }
 
     #[test]
     fn difference_names_changed_file_and_ignores_rewrite() {

@@ -12,6 +12,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use plan::application::{Argv, Body, ProcessDir, ProcessSpec, Unit};
+use strings::glob;
 
 use super::record::create_private_folder;
 use super::wire::{Account, SpawnSpec};
@@ -309,20 +310,20 @@ fn is_executable(path: &Path) -> bool {
 fn expand_version_glob(pattern: &str) -> Vec<PathBuf> {
     let mut folders = vec![PathBuf::from("/")];
     for part in pattern.split('/').filter(|part| !part.is_empty()) {
-        let Some((start, end)) = part.split_once('*') else {
+        if !part.contains('*') {
             folders = folders.into_iter().map(|folder| folder.join(part)).filter(|folder| folder.exists()).collect();
             continue;
-        };
-        folders = folders.iter().flat_map(|folder| matching_folders(folder, start, end)).collect();
+        }
+        folders = folders.iter().flat_map(|folder| matching_folders(folder, part)).collect();
     }
     folders
 }
 
-fn matching_folders(folder: &Path, start: &str, end: &str) -> Vec<PathBuf> {
+fn matching_folders(folder: &Path, pattern: &str) -> Vec<PathBuf> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     let mut names: Vec<String> = entries
         .filter_map(|entry| entry.file_name().into_string().ok())
-        .filter(|name| name.len() >= start.len() + end.len() && name.starts_with(start) && name.ends_with(end))
+        .filter(|name| glob::matches_name(pattern, name))
         .collect();
     names.sort_by_key(|name| std::cmp::Reverse(version_key(name)));
     names.into_iter().map(|name| folder.join(name)).collect()

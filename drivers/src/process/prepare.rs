@@ -8,8 +8,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use plan::application::{Argv, ProcessSpec, Unit};
 use plan::observed::Images;
 use sha2::{Digest, Sha256};
+use strings::to_hex;
 
-use super::fingerprint::{Fingerprint, hex};
+use super::fingerprint::Fingerprint;
 use super::launch::{Launcher, chown_folder};
 use super::record::{Durable, write_atomically};
 use super::{ProcessDriver, run_blocking};
@@ -79,7 +80,7 @@ impl ProcessDriver {
         }
         let folder = launcher.create_data_folder()?;
         write_files(launcher, &folder)?;
-        let arguments = hex(Sha256::digest(format!("{:?}", launcher.spec.init)).as_slice());
+        let arguments = to_hex(Sha256::digest(format!("{:?}", launcher.spec.init)));
         let marker = folder.join(INIT_MARKER_FILE);
         if launcher.spec.init.is_empty() || std::fs::read_to_string(&marker).is_ok_and(|text| text == arguments) {
             return Ok(());
@@ -157,7 +158,7 @@ impl Build {
         };
         let argv = build.clone()?;
         let Locations { project, cache, .. } = &scope.locations;
-        let key = hex(Sha256::digest(format!("{project:?}\n{dir:?}\n{argv:?}\n{build_inputs:?}")).as_slice());
+        let key = to_hex(Sha256::digest(format!("{project:?}\n{dir:?}\n{argv:?}\n{build_inputs:?}")));
         let marker = cache.join("process-builds").join(format!("{}.json", &key[..32]));
         Some(Self { argv, inputs: build_inputs.clone(), project: project.clone(), key, marker })
     }
@@ -178,7 +179,7 @@ impl Build {
 
     fn identity(&self, fingerprint: &Fingerprint) -> String {
         let text = format!("{:?}\n{}", self.argv, fingerprint.digest());
-        format!("build:{}", &hex(Sha256::digest(text).as_slice())[..16])
+        format!("build:{}", &to_hex(Sha256::digest(text))[..16])
     }
 }
 

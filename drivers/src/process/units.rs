@@ -9,11 +9,12 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::{self, BoxStream};
+use host::clock::now_milliseconds;
 use plan::application::{RuntimeKind, Stop, Unit};
 use plan::observed::{Observed, ObservedUnit, RunState, RuntimeObject};
 
 use super::connection::{KeeperConnection, KeeperStarter, REPLY_TIMEOUT};
-use super::keeper::{now_milliseconds, try_lock_file};
+use super::keeper::try_lock_file;
 use super::launch::{Launcher, chown_folder};
 use super::port_conflict::check_ports;
 use super::prepare::recorded_build_identity;

@@ -17,8 +17,7 @@ const MANIFEST_TYPE: &str = "application/vnd.docker.distribution.manifest.v2+jso
 
 fn digest(bytes: &[u8]) -> String {
     use sha2::{Digest, Sha256};
-    let hex: String = Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("sha256:{hex}")
+    format!("sha256:{}", strings::to_hex(Sha256::digest(bytes)))
 }
 
 /// Publishes an image with one file that contains `text` as `thing:latest`.

@@ -1,7 +1,7 @@
 //! Actions for a diagnostic: its fixes, a comment that allows it, a waiver. Also all safe fixes at once.
 
+use manifest::date::Date;
 use manifest::diagnostic::{Edit, Fix};
-use manifest::model::Date;
 use manifest::syntax::{Kind, Node};
 use manifest::{Diagnostic, FileId, Severity, Span};
 use plan::LoadedManifest;
@@ -117,7 +117,7 @@ pub fn waiver_edit(
     let root = loaded.root.as_ref()?;
     let text = &loaded.sources.get(FileId(0))?.text;
     let owner = owner.or(loaded.manifest.app.owner.as_ref().map(|owner| owner.value.as_str())).unwrap_or("your-team");
-    let until = format_date(days_since_epoch(today) + WAIVER_DAYS);
+    let until = Date::from_days_since_epoch(today.days_since_epoch() + WAIVER_DAYS);
     let reason = reason.replace('\\', "\\\\").replace('"', "\\\"");
     let entry =
         format!("{{ rule: {code}, scope: {scope}, reason: \"{reason}\", owner: {owner}, expires: \"{until}\" }}");
@@ -152,43 +152,4 @@ pub fn safe_fix_edits(diagnostics: &[Diagnostic], file: FileId) -> Vec<Edit> {
     });
     edits.dedup();
     edits
-}
-
-/// Days since 1970-01-01 (Howard Hinnant, "chrono-compatible low-level date algorithms").
-fn days_since_epoch(date: Date) -> i64 {
-    let (year, month, day) = (i64::from(date.year), i64::from(date.month), i64::from(date.day));
-    let year = if month <= 2 { year - 1 } else { year };
-    let era = year.div_euclid(400);
-    let of_era = year.rem_euclid(400);
-    let of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
-    era * 146_097 + of_era * 365 + of_era / 4 - of_era / 100 + of_year - 719_468
-}
-
-fn format_date(days: i64) -> String {
-    let days = days + 719_468;
-    let era = days.div_euclid(146_097);
-    let of_era = days.rem_euclid(146_097);
-    let year_of_era = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
-    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted = (5 * of_year + 2) / 153;
-    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
-    let year = year_of_era + era * 400 + i64::from(month <= 2);
-    format!("{year:04}-{month:02}-{:02}", of_year - (153 * shifted + 2) / 5 + 1)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn date_survives_conversion_to_days_and_back() {
-        for (date, later, text) in [
-            (Date { year: 2026, month: 11, day: 23 }, 90, "2027-02-21"),
-            (Date { year: 1970, month: 1, day: 1 }, 0, "1970-01-01"),
-            (Date { year: 2024, month: 2, day: 28 }, 1, "2024-02-29"),
-            (Date { year: 2023, month: 12, day: 31 }, 1, "2024-01-01"),
-        ] {
-            assert_eq!(format_date(days_since_epoch(date) + later), text);
-        }
-    }
 }

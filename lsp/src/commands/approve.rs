@@ -12,6 +12,7 @@ use std::sync::Arc;
 use client::Client;
 use protocol::Problem;
 use protocol::approval::PendingApprovalView;
+use strings::to_hex;
 use tower_lsp::jsonrpc;
 use tower_lsp::ls_types::{MessageActionItem, MessageActionItemProperty, MessageType};
 
@@ -97,7 +98,7 @@ fn random_token() -> Result<String, Problem> {
     let mut bytes = [0; 16];
     let read = std::fs::File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut bytes));
     read.map_err(|error| Problem::new("agent", 0, format!("cannot read random bytes from /dev/urandom: {error}")))?;
-    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(to_hex(bytes))
 }
 
 fn message_action<'a>(title: &str, properties: impl IntoIterator<Item = (&'a str, String)>) -> MessageActionItem {

@@ -3,13 +3,15 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use host::clock::now_milliseconds;
 use manifest::FileId;
+use manifest::date::Date;
 use serde_json::{Value, json};
 use tower_lsp::jsonrpc::{Error, Result};
 
 use super::{Argument, current_analysis, invalid_params_error};
 use crate::analysis::{actions, refactors};
-use crate::check::{Analysis, today};
+use crate::check::Analysis;
 use crate::convert::edits;
 use crate::server_state::ServerState;
 
@@ -20,7 +22,14 @@ pub(super) fn waive(state: &Arc<ServerState>, analysis: &Analysis, argument: &Ar
     };
     let encoding = state.workspace().encoding;
     let reason = argument.reason.as_deref().unwrap_or(actions::REASON_PLACEHOLDER);
-    let edit = actions::waiver_edit(analysis.loaded(), code, scope, reason, argument.owner.as_deref(), today());
+    let edit = actions::waiver_edit(
+        analysis.loaded(),
+        code,
+        scope,
+        reason,
+        argument.owner.as_deref(),
+        Date::from_unix_milliseconds(now_milliseconds()),
+    );
     let edit = edit.ok_or_else(|| {
         invalid_params_error(
             "cannot add to this form of `guardrails`; write `waivers` as a list with at least one entry",

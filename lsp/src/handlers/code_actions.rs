@@ -1,12 +1,14 @@
 //! `textDocument/codeAction`.
 
+use host::clock::now_milliseconds;
+use manifest::date::Date;
 use manifest::{Diagnostic, FileId, Span};
 use serde_json::json;
 use tower_lsp::ls_types::*;
 
 use crate::analysis::actions::{self, Action, NewFile, SecretLiteral};
 use crate::analysis::{organise, refactors};
-use crate::check::{Analysis, today};
+use crate::check::Analysis;
 use crate::client_capabilities::ClientCapabilities;
 use crate::commands::Command as ServerCommand;
 use crate::convert::{diagnostics, edits};
@@ -31,7 +33,12 @@ pub fn code_action_response(
     if requested.includes(&CodeActionKind::QUICKFIX) {
         for (diagnostic, shown) in requested_diagnostics(snapshot, analysis, file, &range, &params.context.diagnostics)
         {
-            for action in actions::diagnostic_actions(analysis.loaded(), text, diagnostic, today()) {
+            for action in actions::diagnostic_actions(
+                analysis.loaded(),
+                text,
+                diagnostic,
+                Date::from_unix_milliseconds(now_milliseconds()),
+            ) {
                 answer.push(code_action(snapshot, analysis, action, CodeActionKind::QUICKFIX, shown.clone()));
             }
         }

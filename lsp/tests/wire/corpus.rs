@@ -3,6 +3,8 @@
 
 use std::path::{Path, PathBuf};
 
+use host::clock::now_milliseconds;
+use manifest::date::Date;
 use plan::check::{CheckOptions, check};
 use serde_json::{Value, json};
 
@@ -51,7 +53,11 @@ async fn server_reports_same_diagnostics_as_check_command() {
             std::collections::HashMap::from([(editor.path("pdev.yaml"), text.as_str().into())]),
         );
         let variables = std::env::vars().collect();
-        let options = CheckOptions { today: lsp::check::today(), variables, ..CheckOptions::default() };
+        let options = CheckOptions {
+            today: Date::from_unix_milliseconds(now_milliseconds()),
+            variables,
+            ..CheckOptions::default()
+        };
         let checked = check("pdev.yaml", &buffers, &options);
         let key = |found: &manifest::Diagnostic| (found.code.0.to_owned(), found.span.start, found.span.end);
         let mut expected: Vec<_> = checked.diagnostics.iter().filter(|found| found.span.file.0 == 0).map(key).collect();

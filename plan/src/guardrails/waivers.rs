@@ -1,12 +1,13 @@
 //! Waivers, the recorded exceptions to guardrails. [`decide_waiver`] alone decides whether a finding is waived.
 
-use manifest::model::{Date, Waiver};
+use manifest::date::Date;
+use manifest::model::Waiver;
 use manifest::{Diagnostic, Severity};
+use strings::nearest;
 
 use super::{Finding, PORT_MISSING, RULES, find_rule, severity};
 use crate::codes;
 use crate::load::LoadedManifest;
-use crate::nearest::nearest;
 
 const REASON_CHARS_MIN: usize = 15;
 const VALIDITY_DAYS_MAX: i64 = 180;
@@ -61,12 +62,7 @@ fn to_diagnostic(loaded: &LoadedManifest, finding: Finding, environment: &str, t
     if let WaiverDecision::Waived(index) = decide_waiver(waivers, rule.code.0, &finding.scope, today)
         && let Some(waiver) = waivers.get(index)
     {
-        let message = format!(
-            "{} (waived until {}: {})",
-            finding.message,
-            format_date(waiver.expires.value),
-            waiver.reason.value
-        );
+        let message = format!("{} (waived until {}: {})", finding.message, waiver.expires.value, waiver.reason.value);
         return Diagnostic::new(rule.code, Severity::Info, finding.span, message)
             .at_path(finding.path)
             .related(waiver.span, "the waiver");
@@ -75,18 +71,17 @@ fn to_diagnostic(loaded: &LoadedManifest, finding: Finding, environment: &str, t
     let mut diagnostic =
         Diagnostic::new(rule.code, level, finding.span, finding.message).at_path(finding.path).help(rule.fix);
     if let Some(waiver) = waivers.iter().find(|waiver| covers(waiver, rule.code.0, &finding.scope)) {
-        diagnostic =
-            diagnostic.related(waiver.span, format!("this waiver expired on {}", format_date(waiver.expires.value)));
+        diagnostic = diagnostic.related(waiver.span, format!("this waiver expired on {}", waiver.expires.value));
     }
     diagnostic
 }
 
 fn check_waiver(waiver: &Waiver, used: bool, today: Date) -> Vec<Diagnostic> {
     let mut diagnostics = Vec::new();
-    let days_left = days_since_epoch(waiver.expires.value) - days_since_epoch(today);
+    let days_left = waiver.expires.value.days_since_epoch() - today.days_since_epoch();
     let rule = &waiver.rule.value;
     if days_left < 0 {
-        let message = format!("the waiver of `{rule}` expired on {}", format_date(waiver.expires.value));
+        let message = format!("the waiver of `{rule}` expired on {}", waiver.expires.value);
         diagnostics.push(
             Diagnostic::new(codes::WAIVER_EXPIRED, Severity::Warning, waiver.expires.span, message)
                 .help("Fix the finding, or review the waiver again and record a new date."),
@@ -120,32 +115,4 @@ fn check_waiver(waiver: &Waiver, used: bool, today: Date) -> Vec<Diagnostic> {
         diagnostics.push(Diagnostic::new(codes::WAIVER_WEAK, Severity::Info, waiver.expires.span, message));
     }
     diagnostics
-}
-
-fn format_date(date: Date) -> String {
-    format!("{:04}-{:02}-{:02}", date.year, date.month, date.day)
-}
-
-/// Days since 1970-01-01 in the Gregorian calendar. Counts years from March, so that a leap day is the last day of its
-/// year.
-fn days_since_epoch(date: Date) -> i64 {
-    let (month, day) = (i64::from(date.month), i64::from(date.day));
-    let year = i64::from(date.year) - i64::from(month <= 2);
-    let era = year.div_euclid(400);
-    let year_of_era = year.rem_euclid(400);
-    let day_of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
-    era * 146_097 + year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year - 719_468
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn days_since_epoch_match_calendar() {
-        let date = |year, month, day| days_since_epoch(Date { year, month, day });
-        assert_eq!(date(1970, 1, 1), 0);
-        assert_eq!(date(2000, 3, 1), 11_017);
-        assert_eq!(date(2027, 3, 31) - date(2026, 11, 23), 128);
-    }
 }

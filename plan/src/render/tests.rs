@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use manifest::model::Date;
+use manifest::date::Date;
 use manifest::{FileProblem, Files};
 
 use super::docker;

@@ -5,13 +5,13 @@ use std::fmt::Display;
 use manifest::model::{Map, Node, PatchChange, Raw, Tree};
 use manifest::{Diagnostic, Severity, Span};
 use serde_json::Value as Json;
+use strings::nearest;
 
 use super::draft::UnitDraft;
 use super::units::UnitBuilder;
 use crate::application::RuntimeKind;
 use crate::codes;
 use crate::load::LoadedManifest;
-use crate::nearest::nearest;
 use crate::render::patch::{ObjectPatch, PatchData};
 use crate::render::{RenderedValue, UnitForm};
 

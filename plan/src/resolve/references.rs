@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use manifest::template::{Part, Reference, Scope, Template};
 use manifest::{Diagnostic, Severity};
 use serde_json::Value as Json;
+use strings::nearest;
 
 use super::draft::{Kind, UnitDraft};
 use super::{ResolveInputs, injected_env, modules, unit_ports};
@@ -18,7 +19,6 @@ use crate::application::{EnvValue, Role, RuntimeKind, UnitName, UnitPort};
 use crate::codes;
 use crate::load::LoadedManifest;
 use crate::naming;
-use crate::nearest::nearest;
 use crate::runtime::{Route, SecretLocation};
 
 /// A resolved text in both forms.

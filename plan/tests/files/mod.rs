@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use manifest::model::Date;
+use manifest::date::Date;
 use manifest::{Diagnostic, FileProblem, Files};
 use plan::application::{PreviewId, PreviewName, RuntimeKind};
 use plan::load::{LoadOptions, load};

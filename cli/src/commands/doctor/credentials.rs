@@ -6,6 +6,7 @@ use client::Client;
 use credentials::identity::{Identities, Identity};
 use credentials::vault::{self, Vault, VaultOptions};
 use credentials::{CredentialPaths, clock};
+use host::clock::now_milliseconds;
 use protocol::identity::{IdentityState, IdentityStatus};
 
 use super::{Finding, identities};
@@ -81,7 +82,7 @@ async fn check_identities(identities: &Identities, ask: bool) -> Vec<Finding> {
     };
     match fetch_statuses.await {
         Ok(statuses) => {
-            let now = humanize::now_milliseconds();
+            let now = now_milliseconds();
             let status_of = |identity: &Identity| statuses.iter().find(|status| status.name == identity.name);
             let findings = identities
                 .all

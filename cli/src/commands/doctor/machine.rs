@@ -4,7 +4,6 @@ use std::io::ErrorKind;
 use std::net::{IpAddr, TcpListener, ToSocketAddrs};
 use std::path::Path;
 use std::process::Command;
-use std::time::SystemTime;
 
 use host::disk_space::disk_space;
 
@@ -122,7 +121,7 @@ fn format_size(megabytes: u64) -> String {
 pub(super) fn clock() -> Finding {
     let built = std::env::current_exe().and_then(std::fs::metadata).and_then(|metadata| metadata.modified());
     match built {
-        Ok(built) if built > SystemTime::now() => Finding::broken(
+        Ok(built) if built > host::clock::now() => Finding::broken(
             "clock",
             "it is earlier than the build time of this program",
             "Set the clock: `timedatectl set-ntp true`.",

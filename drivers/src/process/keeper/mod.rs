@@ -32,8 +32,7 @@ use super::record::{KeeperRecord, RecordStore, StopRecord, UnitRecord, create_pr
 use super::wire::{Event, PROTOCOL_VERSION, Reply, SpawnSpec};
 use output::LogProgress;
 use state::Keeper;
-
-pub(crate) use output::now_milliseconds;
+use strings::to_hex;
 
 /// Printed on standard output once the socket accepts connections. Standard output is closed afterwards.
 pub(crate) const READY: &str = "ready";
@@ -269,5 +268,5 @@ pub(crate) fn try_lock_file(path: &Path) -> io::Result<Option<File>> {
 fn new_nonce() -> io::Result<String> {
     let mut bytes = [0; 12];
     io::Read::read_exact(&mut File::open("/dev/urandom")?, &mut bytes)?;
-    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(to_hex(bytes))
 }

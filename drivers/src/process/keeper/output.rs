@@ -13,8 +13,9 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
+use host::clock::now_milliseconds;
 use tokio::net::unix::pipe::Receiver;
 use tokio::sync::watch;
 
@@ -198,11 +199,6 @@ impl LineFramer {
         self.framed.push(b'\n');
         self.partial_line = Vec::new();
     }
-}
-
-pub(crate) fn now_milliseconds() -> i64 {
-    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since_epoch.as_millis()).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]

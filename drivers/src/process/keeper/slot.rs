@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use host::clock::now_milliseconds;
 use rustix::process::{Signal, WaitStatus};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
@@ -13,7 +14,7 @@ use super::super::kernel;
 use super::super::record::{ExitRecord, StopRecord, UnitRecord};
 use super::super::wire::Reply;
 use super::orphans::ProcessTree;
-use super::output::{Log, now_milliseconds};
+use super::output::Log;
 
 /// How long killed processes may take to disappear. A process that is stuck in the kernel must not block the slot
 /// forever.

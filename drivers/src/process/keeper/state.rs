@@ -7,6 +7,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
+use host::clock::now_milliseconds;
 use host::processes::{ProcessTable, own_children};
 use rustix::process::{Signal, WaitOptions, wait};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
@@ -18,7 +19,7 @@ use super::super::port_conflict;
 use super::super::record::{Durable, RecordStore, RecordedState, StopRecord, UnitRecord};
 use super::super::wire::{Event, Reply, SpawnSpec};
 use super::KeeperCommand;
-use super::output::{self, Log, LogProgress, OutputStream, now_milliseconds};
+use super::output::{self, Log, LogProgress, OutputStream};
 use super::slot::{Phase, Role, Slot, to_exit_record};
 use super::spawn::{self, ChildStdio};
 

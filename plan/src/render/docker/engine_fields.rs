@@ -2,9 +2,9 @@
 //! because the engine ignores unknown fields silently.
 
 use manifest::{Diagnostic, Severity, Span};
+use strings::nearest;
 
 use crate::codes;
-use crate::nearest::nearest;
 use crate::render::patch::ObjectPatch;
 
 const TOP_LEVEL_FIELDS: &[&str] = &[
