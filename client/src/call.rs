@@ -177,14 +177,6 @@ impl Client {
 
     /// # Errors
     /// The problem that the agent reports, or the connection error.
-    pub async fn delete_secret(&mut self, preview: &str, name: &str) -> Result<(), ClientError> {
-        let path = preview_path(preview, &format!("/secrets/{}", percent_encode(name)));
-        let response = send(&mut self.connection, build_request(Method::DELETE, &path, Bytes::new())?).await?;
-        expect_success(response).await
-    }
-
-    /// # Errors
-    /// The problem that the agent reports, or the connection error.
     pub async fn identities(&mut self) -> Result<Vec<IdentityStatus>, ClientError> {
         self.get("/v1/identities").await
     }

@@ -109,12 +109,6 @@ impl ClientError {
             _ => None,
         }
     }
-
-    /// True unless the agent itself rejected the request.
-    #[must_use]
-    pub fn is_unreachable(&self) -> bool {
-        !matches!(self, Self::Problem(_))
-    }
 }
 
 /// The operating system's message, in lower case and without Rust's "(os error 13)".

@@ -512,34 +512,3 @@ pub const SYNONYMS: &[(&str, &str)] = &[
 pub fn find_key(section: &'static Section, name: &str) -> Option<&'static Key> {
     section.keys.iter().find(|key| key.name == name)
 }
-
-/// Follows a dotted path (`services.api.size.memory`) through the table. Names that the user chose match any name.
-#[must_use]
-pub fn lookup_path(path: &str) -> Option<&'static Key> {
-    let mut parts = path.split('.').peekable();
-    let mut section = &ROOT;
-    loop {
-        let key = find_key(section, parts.next()?)?;
-        if parts.peek().is_none() {
-            return Some(key);
-        }
-        let mut shape = &key.shape;
-        loop {
-            match shape {
-                Any(shapes) => shape = shapes.first()?,
-                Map(inner) | List(inner) => {
-                    parts.next();
-                    if parts.peek().is_none() {
-                        return Some(key);
-                    }
-                    shape = inner;
-                }
-                Shape::Section(inner) => {
-                    section = inner;
-                    break;
-                }
-                _ => return Some(key),
-            }
-        }
-    }
-}

@@ -67,15 +67,6 @@ impl AllowedShapes {
         })
     }
 
-    /// The shape of the values, if this is a map with names that the user chooses.
-    #[must_use]
-    pub fn map_value_shape(&self) -> Option<&'static Shape> {
-        self.shapes.iter().find_map(|shape| match shape {
-            Shape::Map(inner) => Some(*inner),
-            _ => None,
-        })
-    }
-
     #[must_use]
     pub fn is_free(&self) -> bool {
         self.shapes.iter().any(|shape| matches!(shape, Shape::Free))
@@ -174,9 +165,6 @@ mod tests {
         );
         assert!(allowed_at(&[Some("resources"), Some("db"), Some("with"), Some("x")]).is_free());
         assert!(allowed_at(&[Some("nothing")]).shapes.is_empty());
-        assert!(
-            matches!(allowed_at(&[s]).map_value_shape(), Some(Shape::Section(section)) if section.name == "service")
-        );
         let port = find_key_by_name("service", "port").map(|key| describe_shape(&key.shape));
         assert_eq!(port.as_deref(), Some("map or 1 to 65535"));
         assert_eq!(find_key_by_name("service", "port").map(|key| key.name), Some("port"));

@@ -45,16 +45,6 @@ impl<'a> NodePath<'a> {
         };
         self.steps.iter().map(name).collect()
     }
-
-    /// The path as in diagnostics and origins, such as `services.api.env`. It omits list items.
-    #[must_use]
-    pub fn dotted_path(&self) -> String {
-        let keys = self.steps.iter().filter_map(|step| match step {
-            Step::Key(pair) => Some(pair.key.value.trim_start_matches('+')),
-            Step::Item(..) => None,
-        });
-        keys.collect::<Vec<_>>().join(".")
-    }
 }
 
 /// The path to the node at this offset. The position directly after a word belongs to it.
@@ -106,29 +96,6 @@ pub fn find<'a>(root: &'a Node, path: &[&str]) -> Option<&'a Node> {
         Kind::List(items) => items.get(part.parse::<usize>().ok()?),
         Kind::Scalar(_) => None,
     })
-}
-
-/// Visits all pairs of a tree with their dotted paths, parents first.
-pub fn visit_pairs<'a>(root: &'a Node, visit: &mut dyn FnMut(&str, &'a Pair)) {
-    fn walk<'a>(node: &'a Node, path: &mut String, visit: &mut dyn FnMut(&str, &'a Pair)) {
-        match &node.kind {
-            Kind::Map(pairs) => {
-                for pair in pairs {
-                    let length = path.len();
-                    if length > 0 {
-                        path.push('.');
-                    }
-                    path.push_str(&pair.key.value);
-                    visit(path, pair);
-                    walk(&pair.value, path, visit);
-                    path.truncate(length);
-                }
-            }
-            Kind::List(items) => items.iter().for_each(|item| walk(item, path, visit)),
-            Kind::Scalar(_) => {}
-        }
-    }
-    walk(root, &mut String::new(), visit);
 }
 
 #[cfg(test)]
