@@ -66,11 +66,6 @@ impl AllowedShapes {
             _ => None,
         })
     }
-
-    #[must_use]
-    pub fn is_free(&self) -> bool {
-        self.shapes.iter().any(|shape| matches!(shape, Shape::Free))
-    }
 }
 
 /// Finds a key by the names of its section and itself, as in [`super::completion::DocTarget`].
@@ -163,7 +158,8 @@ mod tests {
             key(&[Some("environments"), Some("x"), s, Some("a"), Some("port")]).as_deref(),
             Some("service.port")
         );
-        assert!(allowed_at(&[Some("resources"), Some("db"), Some("with"), Some("x")]).is_free());
+        let input = allowed_at(&[Some("resources"), Some("db"), Some("with"), Some("x")]);
+        assert!(input.shapes.iter().any(|shape| matches!(shape, Shape::Free)));
         assert!(allowed_at(&[Some("nothing")]).shapes.is_empty());
         let port = find_key_by_name("service", "port").map(|key| describe_shape(&key.shape));
         assert_eq!(port.as_deref(), Some("map or 1 to 65535"));
