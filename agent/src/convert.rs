@@ -1,6 +1,7 @@
 //! The conversion layer: inner types to wire types, in one direction only.
 
-use credentials::broker::{BrokerProblem, ChangeKind, IdentityChange, IdentitySnapshot};
+use credentials::BrokerProblem;
+use credentials::broker::{ChangeKind, IdentityChange, IdentitySnapshot};
 use drivers::driver::{Problem as DriverProblem, ProblemKind, ProgressLine};
 use host::clock::now_milliseconds;
 use manifest::{Diagnostic, Severity, Sources, Span};

@@ -7,9 +7,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use credentials::BrokerProblem;
 use credentials::approval::ancestry::{ProcessAncestry, SystemProcesses, ancestry_of};
 use credentials::approval::{IdentityUse, identity_digest};
-use credentials::broker::{BrokerProblem, Requester, SessionMember};
+use credentials::broker::{Requester, SessionMember};
 use credentials::session::{Session, SessionProblem, SessionSpec, Sessions, ancestors};
 use host::clock::now_milliseconds;
 use host::processes;

@@ -3,8 +3,6 @@
 //! Renewals are separate tasks, so a requester that disconnects stops nothing. Data that a source must store (a rotated
 //! refresh token) is on disk before any requester receives the lease. The rules about time are in `schedule`.
 
-use host::clock::now_milliseconds;
-
 mod endpoint_request;
 mod identity_status;
 mod login;
@@ -18,10 +16,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::SystemTime;
 
+use host::clock::now_milliseconds;
 use tokio::sync::{broadcast, watch};
 
 pub use identity_status::IdentitySnapshot;
-pub use problem::BrokerProblem;
 #[cfg(test)]
 pub(crate) use problem::to_broker_problem;
 use problem::{timeout_problem, unsuitable_problem};
@@ -29,17 +27,18 @@ pub use session::SessionMember;
 use session::{LeaseKey, LeaseRequest};
 
 use crate::audit::{AuditLog, Entry as AuditEntry};
-use crate::exchange::ExchangeRunner;
 use crate::format::{self, CredentialFormat};
 use crate::http::HttpClient;
 use crate::identity::{self, Identities, Identity};
 use crate::launch::Launcher;
-use crate::lease::Lease;
+use crate::lease::{Lease, Purpose};
+use crate::problem::{BrokerProblem, SourceProblem};
 use crate::schedule::{self, Verdict};
 use crate::secret::Secret;
 use crate::secrets::RepositorySecrets;
 use crate::session::rule;
-use crate::source::{self, Purpose, SourceProblem};
+use crate::source;
+use crate::source::exchange::ExchangeRunner;
 use crate::storage::CredentialPaths;
 use crate::vault::{self, Vault, VaultOptions};
 

@@ -8,11 +8,8 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use crate::endpoint;
+use crate::endpoint::{self, ENDPOINT_TOKEN_FILE};
 use crate::secret::Secret;
-
-/// The file of [`SecretDelivery::endpoint_token`] in a unit's folder.
-pub const ENDPOINT_TOKEN_FILE: &str = "endpoint.token";
 
 /// `TMPFS_MAGIC` and `RAMFS_MAGIC` of statfs(2).
 #[cfg(target_os = "linux")]

@@ -7,9 +7,9 @@ use time::format_description::well_known::Rfc3339;
 use zeroize::Zeroizing;
 
 use crate::identity::Identity;
+use crate::lease::Purpose;
 use crate::lease::{Lease, Material};
 use crate::secret::Secret;
-use crate::source::Purpose;
 use crate::wiped_json::WipedJson;
 
 #[derive(Clone, PartialEq, Eq, Debug)]

@@ -4,6 +4,17 @@ use std::time::Duration;
 
 use crate::secret::Secret;
 
+/// The purpose of a lease, in addition to the definition of its identity.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
+pub(crate) enum Purpose {
+    #[default]
+    General,
+    /// A token for one service of the cloud, by its Azure resource name.
+    Resource(String),
+    /// An id token for this audience.
+    IdToken(String),
+}
+
 /// The credential that a tool receives.
 pub enum Material {
     Aws {

@@ -65,7 +65,7 @@ fn body_fields(body: &[u8]) -> Vec<(String, String)> {
         let text = |(name, value): (String, Value)| Some((name, value.as_str()?.to_owned()));
         return members.into_iter().filter_map(text).collect();
     }
-    std::str::from_utf8(body).map(crate::http::parse_query).unwrap_or_default()
+    std::str::from_utf8(body).map(crate::form_encoding::parse_query).unwrap_or_default()
 }
 
 #[cfg(test)]

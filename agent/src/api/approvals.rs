@@ -2,9 +2,9 @@
 
 use axum::Json;
 use axum::extract::{Extension, Path, State};
+use credentials::BrokerProblem;
 use credentials::approval::ancestry::{Denial, SystemProcesses};
 use credentials::approval::{Approval, ApprovalProblem, IdentityUse};
-use credentials::broker::BrokerProblem;
 use host::clock::now_milliseconds;
 use protocol::approval::{ApprovalView, IdentityUseView, PendingApprovalView, RevokeReply, RevokeRequest};
 use protocol::event::EventKind;

@@ -9,7 +9,8 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use credentials::broker::{BrokerProblem, Requester};
+use credentials::BrokerProblem;
+use credentials::broker::Requester;
 use credentials::endpoint::{EndpointAccess, EndpointLocation, variables};
 use serde::{Deserialize, Serialize};
 use tokio::io::unix::AsyncFd;

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use host::clock::now_milliseconds;
 
 use super::session::LeaseRequest;
-use super::{Broker, BrokerProblem, Requester};
+use super::{Broker, Requester};
 use crate::endpoint::{self, Cloud, EndpointAccess, EndpointProtocol, EndpointResponse, MetadataAnswer, ParsedRequest};
-use crate::lease::Material;
-use crate::source::{self, Purpose};
+use crate::lease::{Material, Purpose};
+use crate::problem::BrokerProblem;
+use crate::source;
 
 impl Broker {
     /// The cloud whose SDKs can use an endpoint for this identity. `None` if no SDK accepts the identity's credential

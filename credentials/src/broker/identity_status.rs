@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use host::clock::now_milliseconds;
 
-use super::problem::{BrokerProblem, timeout_problem};
+use super::problem::timeout_problem;
 use super::{Broker, is_unexpired};
 use crate::identity::Identity;
 use crate::lease::LoginEnd;
+use crate::problem::BrokerProblem;
 use crate::{schedule, source, vault};
 
 /// The status of one identity.

@@ -5,11 +5,13 @@ use std::sync::Arc;
 use host::clock::now_milliseconds;
 use tokio::sync::mpsc;
 
-use super::problem::{BrokerProblem, to_broker_problem};
+use super::problem::to_broker_problem;
 use super::{Broker, ChangeKind, LeaseEntry};
 use crate::audit::Entry as AuditEntry;
+use crate::lease::Purpose;
+use crate::problem::BrokerProblem;
 use crate::secret::Secret;
-use crate::source::{self, LoginPrompt, OAuthFlow, Purpose, SourceContext};
+use crate::source::{self, LoginPrompt, OAuthFlow, SourceContext};
 use crate::vault;
 
 impl Broker {

@@ -1,30 +1,8 @@
-//! Errors of the broker, each with a message and a fix.
+//! Converts problems of sources to problems of the broker, each with a message and a fix.
 
-use crate::source::{self, SourceProblem};
+use crate::problem::{BrokerProblem, SourceProblem};
+use crate::source;
 use crate::vault;
-
-/// The reason why there is no lease. `code` is for programs, `message` and `hint` are for users.
-#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("{message}")]
-pub struct BrokerProblem {
-    pub code: &'static str,
-    pub message: String,
-    pub hint: Option<String>,
-    /// The identity that the user must sign in to.
-    pub login_identity: Option<String>,
-}
-
-impl BrokerProblem {
-    pub(super) fn new(code: &'static str, message: impl Into<String>, hint: impl Into<String>) -> Self {
-        Self { code, message: message.into(), hint: Some(hint.into()), login_identity: None }
-    }
-}
-
-impl From<vault::VaultProblem> for BrokerProblem {
-    fn from(problem: vault::VaultProblem) -> Self {
-        Self { code: problem.code(), message: problem.to_string(), hint: problem.hint(), login_identity: None }
-    }
-}
 
 pub(super) fn timeout_problem(name: &str) -> BrokerProblem {
     let message = format!("the source of `{name}` gave no answer within {} s", source::FETCH_TIMEOUT.as_secs());

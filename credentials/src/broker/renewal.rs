@@ -14,8 +14,9 @@ use super::{Broker, ChangeKind, LeaseEntry, LeaseResult, jitter};
 use crate::audit::Entry as AuditEntry;
 use crate::identity::Identity;
 use crate::lease::Lease;
+use crate::problem::SourceProblem;
 use crate::schedule;
-use crate::source::{self, SourceContext, SourceProblem};
+use crate::source::{self, SourceContext};
 use crate::vault::Vault;
 
 /// Longest single sleep of a login warning, because timers do not advance while the machine is suspended.

@@ -3,12 +3,13 @@
 
 use host::clock::now_milliseconds;
 
-use super::{Broker, BrokerProblem, Requester};
+use super::{Broker, Requester};
 use crate::approval::identity_digest;
 use crate::identity::Identity;
+use crate::lease::Purpose;
+use crate::problem::BrokerProblem;
 use crate::session::Session;
 use crate::session::rule::{self, SessionAccess, SessionRestriction};
-use crate::source::Purpose;
 
 use std::collections::BTreeMap;
 

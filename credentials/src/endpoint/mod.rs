@@ -12,9 +12,9 @@ use http::request::Parts;
 use http::{Method, StatusCode};
 use strings::to_hex;
 
-use crate::broker::BrokerProblem;
 use crate::format::CredentialFormat;
 use crate::identity::Identity;
+use crate::problem::BrokerProblem;
 use crate::secret::Secret;
 use crate::vault;
 
@@ -73,6 +73,8 @@ impl EndpointAccess {
     }
 }
 
+/// The file with the token of a unit's endpoint, in the unit's folder.
+pub const ENDPOINT_TOKEN_FILE: &str = "endpoint.token";
 /// Length of [`new_token`] as text.
 pub(crate) const TOKEN_LENGTH: usize = 64;
 

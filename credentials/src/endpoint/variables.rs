@@ -2,8 +2,8 @@
 
 use std::net::SocketAddr;
 
+use super::ENDPOINT_TOKEN_FILE;
 use super::{Cloud, azure, derive_secret};
-use crate::delivery::ENDPOINT_TOKEN_FILE;
 use crate::identity::Identity;
 use crate::secret::Secret;
 

@@ -4,8 +4,8 @@
 
 use super::Session;
 use crate::approval::identity_digest;
-use crate::broker::BrokerProblem;
 use crate::identity::Identity;
+use crate::problem::BrokerProblem;
 
 /// The access of a session to an identity.
 #[derive(Clone, PartialEq, Eq, Debug)]

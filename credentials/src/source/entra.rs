@@ -4,11 +4,13 @@
 use host::clock::now_milliseconds;
 use serde::Deserialize;
 
+use super::SourceContext;
 use super::oidc::{ErrorResponse, describe_error};
-use super::{Purpose, SourceContext, SourceProblem};
 use crate::http::HttpResponse;
 use crate::identity::Identity;
+use crate::lease::Purpose;
 use crate::lease::{Lease, Material, Times};
+use crate::problem::SourceProblem;
 use crate::secret::Secret;
 
 const AUTHORITY: &str = "https://login.microsoftonline.com";
@@ -44,7 +46,7 @@ async fn request_token(
     proof: &[(&str, &str)],
 ) -> Result<HttpResponse, SourceProblem> {
     let authority = identity.text("endpoint").unwrap_or(AUTHORITY).trim_end_matches('/');
-    let tenant = crate::http::percent_encode(identity.text("tenant").unwrap_or_default());
+    let tenant = crate::form_encoding::percent_encode(identity.text("tenant").unwrap_or_default());
     let scopes = match (context.purpose, identity.list("scopes")) {
         (Purpose::Resource(resource), _) => format!("{resource}/.default"),
         (_, Some(scopes)) => scopes.join(" "),

@@ -13,10 +13,12 @@ use tokio::io::AsyncReadExt;
 use tokio::process::Command;
 use zeroize::Zeroizing;
 
-use super::{Purpose, SourceContext, SourceProblem};
+use super::SourceContext;
 use crate::identity::Identity;
 use crate::launch::is_start_failure;
+use crate::lease::Purpose;
 use crate::lease::{Lease, Material, Times};
+use crate::problem::SourceProblem;
 use crate::secret::Secret;
 use crate::wiped_json::WipedJson;
 

@@ -11,13 +11,16 @@ use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
 use super::oidc::{ErrorResponse, decode_claims, describe_error};
-use super::{Purpose, SourceContext, SourceProblem, TokenRequest, sanitize_text};
-use crate::exchange::ExchangeRequest;
-use crate::http::{FORM_MEDIA_TYPE, HttpResponse, encode_form};
+use super::{SourceContext, TokenRequest, sanitize_text};
+use crate::form_encoding::encode_form;
+use crate::http::{FORM_MEDIA_TYPE, HttpResponse};
 use crate::identity::Identity;
+use crate::lease::Purpose;
 use crate::lease::{Lease, Material, Times};
+use crate::problem::SourceProblem;
 use crate::secret::Secret;
 use crate::session::rule::SessionRestriction;
+use crate::source::exchange::ExchangeRequest;
 
 const SCOPE: &str = "https://www.googleapis.com/auth/cloud-platform";
 /// The scope for coding agents' sessions.
@@ -232,7 +235,7 @@ pub(super) async fn fetch_impersonated_lease(
     context: &SourceContext<'_>,
 ) -> Result<Lease, SourceProblem> {
     let token = context.base_token(identity)?;
-    let account = crate::http::percent_encode(identity.text("service_account").unwrap_or_default());
+    let account = crate::form_encoding::percent_encode(identity.text("service_account").unwrap_or_default());
     let base = base_url(identity, "https://iamcredentials.googleapis.com");
     let verb = if matches!(context.purpose, Purpose::IdToken(_)) { "generateIdToken" } else { "generateAccessToken" };
     let url = format!("{base}/v1/projects/-/serviceAccounts/{account}:{verb}");

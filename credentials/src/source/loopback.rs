@@ -11,9 +11,10 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::device_poll::LOGIN_DENIED;
-use super::{SourceProblem, login_problem};
-use crate::http::parse_query;
+use super::login_problem;
+use crate::form_encoding::parse_query;
 use crate::identity::Identity;
+use crate::problem::SourceProblem;
 use crate::vault::random;
 
 /// Ten minutes, so that the user can fetch a second factor.

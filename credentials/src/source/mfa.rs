@@ -5,9 +5,10 @@ use host::clock::now_milliseconds;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use super::{SourceContext, SourceProblem, sts};
+use super::{SourceContext, sts};
 use crate::identity::Identity;
 use crate::lease::{Lease, LoginEnd, Material, Times};
+use crate::problem::SourceProblem;
 use crate::secret::Secret;
 
 /// The stored session. Field names are on disk: new ones need a default.

@@ -3,6 +3,7 @@
 mod aws_signature;
 mod device_poll;
 mod entra;
+pub mod exchange;
 mod exec;
 mod google;
 mod loopback;
@@ -17,40 +18,16 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 
-use crate::broker::BrokerProblem;
-use crate::exchange::{ExchangeRequest, ExchangeRunner};
+use exchange::{ExchangeRequest, ExchangeRunner};
+
 use crate::http::{HttpClient, HttpResponse};
 use crate::identity::Identity;
 use crate::launch::Launcher;
-use crate::lease::{Lease, Material};
+use crate::lease::{Lease, Material, Purpose};
+use crate::problem::{BrokerProblem, SourceProblem};
 use crate::secret::Secret;
 use crate::session::rule::SessionRestriction;
-use crate::vault::{Vault, VaultProblem};
-
-/// The reason why a source provided no lease.
-#[derive(Debug, thiserror::Error)]
-pub enum SourceProblem {
-    /// The user must sign in (again).
-    #[error("{0}")]
-    NeedsLogin(String),
-    /// A retry may help: the network, an overloaded server.
-    #[error("{0}")]
-    Transient(String),
-    /// A retry gives the same result.
-    #[error("{0}")]
-    Refused(String),
-    /// The user did not complete a step, or not in time. A new login may succeed.
-    #[error("{0}")]
-    NotCompleted(String),
-    /// The identity that this one is built on failed.
-    #[error(transparent)]
-    BaseIdentity(#[from] BrokerProblem),
-    /// Already a complete error with its fix.
-    #[error(transparent)]
-    Described(BrokerProblem),
-    #[error(transparent)]
-    Vault(#[from] VaultProblem),
-}
+use crate::vault::Vault;
 
 /// The services that a source may use.
 pub(crate) struct SourceContext<'a> {
@@ -67,17 +44,6 @@ pub(crate) struct SourceContext<'a> {
     /// Starts programs with another open-file limit; `None` to start them directly.
     pub launcher: Option<&'a Launcher>,
     pub now: i64,
-}
-
-/// The purpose of a lease, in addition to the definition of its identity.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
-pub(crate) enum Purpose {
-    #[default]
-    General,
-    /// A token for one service of the cloud, by its Azure resource name.
-    Resource(String),
-    /// An id token for this audience.
-    IdToken(String),
 }
 
 /// Reduces a purpose to one that the source supports. The error is the reason why the source supports none.

@@ -10,14 +10,15 @@ use tokio::sync::mpsc;
 
 use super::device_poll::{CODE_EXPIRED, DevicePoll, PollStep};
 use super::loopback::LoopbackListener;
-use super::{
-    LoginPrompt, OAuthFlow, Purpose, SourceContext, SourceProblem, TokenRequest, login_problem, sanitize_text,
-};
-use crate::exchange::ExchangeRequest;
-use crate::http::{FORM_MEDIA_TYPE, HttpResponse, encode_form};
+use super::{LoginPrompt, OAuthFlow, SourceContext, TokenRequest, login_problem, sanitize_text};
+use crate::form_encoding::encode_form;
+use crate::http::{FORM_MEDIA_TYPE, HttpResponse};
 use crate::identity::Identity;
+use crate::lease::Purpose;
 use crate::lease::{Lease, LoginEnd, Material, Times};
+use crate::problem::SourceProblem;
 use crate::secret::Secret;
+use crate::source::exchange::ExchangeRequest;
 
 /// The lifetime if the provider does not specify one.
 const DEFAULT_LIFETIME_SECONDS: u64 = 300;

@@ -15,12 +15,14 @@ use tokio::sync::mpsc;
 
 use super::device_poll::{CODE_EXPIRED, DevicePoll, PollStep};
 use super::loopback::LoopbackListener;
-use super::{LoginPrompt, OAuthFlow, SourceContext, SourceProblem, TokenRequest, sanitize_text, send_prompt};
-use crate::exchange::ExchangeRequest;
-use crate::http::{HttpResponse, encode_form};
+use super::{LoginPrompt, OAuthFlow, SourceContext, TokenRequest, sanitize_text, send_prompt};
+use crate::form_encoding::encode_form;
+use crate::http::HttpResponse;
 use crate::identity::Identity;
 use crate::lease::{Lease, LoginEnd, Material, Times};
+use crate::problem::SourceProblem;
 use crate::secret::Secret;
+use crate::source::exchange::ExchangeRequest;
 use crate::vault::Vault;
 
 const SCOPE: &str = "sso:account:access";

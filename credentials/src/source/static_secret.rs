@@ -1,8 +1,9 @@
 //! A secret that does not expire: entered once at `pdev login`, stored in the vault.
 
-use super::{SourceContext, SourceProblem};
+use super::SourceContext;
 use crate::identity::Identity;
 use crate::lease::{Lease, Material, Times};
+use crate::problem::SourceProblem;
 use crate::secret::Secret;
 use crate::vault::{Vault, VaultProblem};
 

@@ -10,10 +10,12 @@ use http::Method;
 use time::OffsetDateTime;
 
 use super::aws_signature::{FORM_MEDIA_TYPE, SigningKeys, signed_headers};
-use super::{SourceContext, SourceProblem, sanitize_text};
-use crate::http::{HttpResponse, encode_form};
+use super::{SourceContext, sanitize_text};
+use crate::form_encoding::encode_form;
+use crate::http::HttpResponse;
 use crate::identity::Identity;
 use crate::lease::{Lease, Material, Times};
+use crate::problem::SourceProblem;
 use crate::secret::Secret;
 use crate::session::rule::SessionRestriction;
 

@@ -11,10 +11,11 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
-use super::{SourceContext, SourceProblem, sanitize_text};
+use super::{SourceContext, sanitize_text};
 use crate::http::HttpResponse;
 use crate::identity::Identity;
 use crate::lease::{Lease, Material, Times};
+use crate::problem::SourceProblem;
 use crate::secret::Secret;
 
 #[derive(Deserialize)]

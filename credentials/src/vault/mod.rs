@@ -5,6 +5,7 @@
 
 #[cfg(target_os = "linux")]
 mod kernel;
+mod key_storage;
 mod key_store;
 #[cfg(target_os = "macos")]
 mod keychain;
@@ -109,7 +110,7 @@ impl Vault {
     }
 
     async fn open_existing(folder: &Path, header: VaultHeader, options: &VaultOptions) -> Result<Self, VaultProblem> {
-        let key = key_store::load_key(&header, options).await?.ok_or(VaultProblem::KeyMissing(header.key_store))?;
+        let key = key_storage::load_key(&header, options).await?.ok_or(VaultProblem::KeyMissing(header.key_store))?;
         let vault = Self { folder: folder.to_owned(), header, key: to_protected_bytes(&key) };
         match vault.get(CHECK) {
             // The check item distinguishes a wrong key from a damaged file.
@@ -133,11 +134,11 @@ impl Vault {
             header.salt = Some(to_hex(random::<16>()));
         }
         // A passphrase always gives a key. A keyring cannot have one for a random id, so a new key is stored.
-        let key = match key_store::load_key(&header, options).await? {
+        let key = match key_storage::load_key(&header, options).await? {
             Some(key) => key,
             None => {
                 let key: DataKey = Box::new(Zeroizing::new(random()));
-                key_store::store_key(&header, &key, options).await?;
+                key_storage::store_key(&header, &key, options).await?;
                 key
             }
         };

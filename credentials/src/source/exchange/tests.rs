@@ -5,9 +5,9 @@ use std::net::TcpListener;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::*;
-use crate::broker::BrokerProblem;
 use crate::http::HttpClient;
 use crate::identity::{self, Identity};
+use crate::problem::BrokerProblem;
 use crate::secret::Secret;
 use crate::vault::VaultProblem;
 

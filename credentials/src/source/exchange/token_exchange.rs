@@ -10,11 +10,11 @@ use strings::to_hex;
 use zeroize::Zeroizing;
 
 use super::ExchangeRequest;
-use crate::broker::BrokerProblem;
 use crate::http::{HttpClient, HttpResponse};
 use crate::identity::Identity;
+use crate::problem::{BrokerProblem, SourceProblem};
 use crate::secret::Secret;
-use crate::source::{self, SourceProblem};
+use crate::source;
 use crate::vault::{Vault, VaultProblem};
 
 /// Attempts and pause for a write that fails after the response of the provider.

@@ -13,11 +13,11 @@ use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use super::token_exchange::secret_digest;
-use crate::broker::BrokerProblem;
 use crate::http::HttpResponse;
 use crate::identity::{Identity, Value, find_source_kind};
+use crate::problem::{BrokerProblem, SourceProblem};
 use crate::secret::Secret;
-use crate::source::{self, SourceProblem};
+use crate::source;
 use crate::vault::{self, KEY_BYTES, Vault, VaultDescriptor};
 
 /// The login to exchange. It contains no secret.

@@ -14,7 +14,7 @@ use zeroize::Zeroizing;
 use super::token_exchange::exchange_token;
 use super::{ExchangeRequest, RESPONSE_TIMEOUT, wire};
 use crate::http::{HttpClient, HttpResponse};
-use crate::source::SourceProblem;
+use crate::problem::SourceProblem;
 use crate::vault::Vault;
 
 /// The agent writes at once, and the socket of a killed agent is closed.

@@ -26,7 +26,7 @@ pub use process::main;
 pub(crate) use wire::ExchangeRequest;
 
 use crate::http::HttpResponse;
-use crate::source::SourceProblem;
+use crate::problem::SourceProblem;
 use crate::vault::Vault;
 
 /// The first argument of such a process. It is internal and not in the help.
