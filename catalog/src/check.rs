@@ -7,7 +7,8 @@ use manifest::{Diagnostic, Files, Severity, Span};
 use serde_json::{Map as JsonMap, Value as Json, json};
 
 use crate::inputs::Input;
-use crate::module::{Module, ParsedModule, Source, module_error};
+use crate::inputs::module_error;
+use crate::module::{Module, ParsedModule, Source};
 use crate::render::{RenderContext, RenderProblem, RenderTarget};
 
 /// Reads `module.yaml` in `folder` and renders the module once per runtime with its defaults. Spans refer to that file.

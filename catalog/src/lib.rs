@@ -6,6 +6,7 @@
 mod builtin;
 mod check;
 pub mod codes;
+mod input_values;
 mod inputs;
 mod lock;
 mod module;

@@ -3,15 +3,14 @@
 use std::collections::BTreeMap;
 
 use manifest::diagnostic::Edit;
-use manifest::syntax::{self, Kind, Node, Pair, Value};
+use manifest::syntax::{self, Kind, Node, Pair};
 use manifest::{Diagnostic, FileId, Files, Severity, Sources, Span};
 use serde_json::Value as Json;
 use sha2::{Digest, Sha256};
 use strings::nearest;
 use strings::to_hex;
 
-use crate::codes;
-use crate::inputs::{self, Input};
+use crate::inputs::{self, Input, module_error, to_json};
 
 /// Where a module comes from.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -232,11 +231,6 @@ fn build_module(
     })
 }
 
-pub(crate) fn module_error(span: Span, message: String) -> Diagnostic {
-    Diagnostic::new(codes::BAD_MODULE, Severity::Error, span, message)
-        .help("The format is described in docs/modules.md.")
-}
-
 fn text_of(node: &Node, key: &str) -> Option<String> {
     node.get(key)?.value.as_scalar().filter(|scalar| !scalar.is_null()).map(|scalar| scalar.text.clone())
 }
@@ -287,23 +281,6 @@ fn parse_ports(root: &Node, diagnostics: &mut Vec<Diagnostic>) -> BTreeMap<Strin
 fn parse_let_bindings(root: &Node) -> Vec<(String, String)> {
     let pairs = root.get("let").and_then(|pair| pair.value.as_map()).unwrap_or_default();
     pairs.iter().filter_map(|pair| Some((pair.key.value.clone(), pair.value.as_scalar()?.text.clone()))).collect()
-}
-
-/// A node as data without spans.
-pub(crate) fn to_json(node: &Node) -> Json {
-    match &node.kind {
-        Kind::List(items) => items.iter().map(to_json).collect(),
-        Kind::Map(pairs) => {
-            Json::Object(pairs.iter().map(|pair| (pair.key.value.clone(), to_json(&pair.value))).collect())
-        }
-        Kind::Scalar(scalar) => match scalar.value {
-            Value::Null => Json::Null,
-            Value::Bool(on) => on.into(),
-            Value::Integer(number) => number.into(),
-            Value::Float(number) => number.into(),
-            Value::Text => scalar.text.clone().into(),
-        },
-    }
 }
 
 /// Hashes the files with normalised line ends, so that a checkout on another system has the same hash.

@@ -9,7 +9,7 @@ use crate::commands::{
     man, module, open, plan, restart, run, schema, secret, session, status, stop, up, vault, version, wait,
 };
 use crate::help::with_front_page;
-use crate::render::terminal::Color;
+use crate::terminal::Color;
 
 /// Run the complete application of your branch at its own URL.
 #[derive(Parser, Debug)]

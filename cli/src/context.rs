@@ -6,7 +6,7 @@ use std::time::Duration;
 use client::{Client, Launch, SocketLocation};
 
 use crate::exit::{Failure, Outcome, UNREACHABLE};
-use crate::render::terminal::Terminal;
+use crate::terminal::Terminal;
 
 /// How long to wait for a stopping agent, which first finishes its running operations.
 const DRAIN_LIMIT: Duration = Duration::from_secs(15);

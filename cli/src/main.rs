@@ -7,6 +7,7 @@ mod codes;
 mod commands;
 mod context;
 mod credential;
+mod dispatch;
 mod exit;
 mod follow;
 mod guard;
@@ -17,6 +18,8 @@ mod manifest_location;
 mod preview_selector;
 mod render;
 mod secrets;
+mod terminal;
+mod vault_access;
 
 #[cfg(test)]
 mod generated_docs;
@@ -27,7 +30,7 @@ use arguments::{Arguments, Command, Global};
 use clap::FromArgMatches;
 use context::Context;
 use exit::{Failure, Outcome};
-use render::terminal::{Color, Terminal};
+use terminal::{Color, Terminal};
 
 /// musl's allocator uses one lock for all threads, and is several times slower for many small allocations, which
 /// manifests need. `install.sh` builds the static binary, so this is the allocator that users run.
@@ -72,7 +75,7 @@ fn main() -> ExitCode {
 fn run_command(Arguments { global, command }: Arguments) -> u8 {
     let terminal = Terminal::new(global.color);
     let (json, exec) = (global.json, matches!(command, Command::Exec(_)));
-    let outcome = build_context(global, terminal.clone()).and_then(|context| commands::run(command, &context));
+    let outcome = build_context(global, terminal.clone()).and_then(|context| dispatch::run(command, &context));
     match outcome {
         Ok(code) => code,
         Err(failure) => {

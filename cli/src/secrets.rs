@@ -2,16 +2,20 @@
 //!
 //! The bytes are sent to the agent unchanged and stored nowhere else.
 
+pub(crate) mod delivery;
+pub(crate) mod stored;
+
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use crate::commands::secret::find_in_vault;
+use protocol::request::DeliverSecretsRequest;
+use stored::find_in_vault;
+use strings::nearest;
+
 use crate::context::Context;
 use crate::exit::Failure;
 use crate::humanize;
 use crate::manifest_check::CheckedManifest;
-use protocol::request::DeliverSecretsRequest;
-use strings::nearest;
 
 /// Secrets are keys, certificates and tokens; a larger file is a mistake in the path.
 const SECRET_BYTES_MAX: u64 = 1 << 20;

@@ -4,11 +4,11 @@
 use credentials::audit::{AuditLog, Entry};
 use host::clock::now_milliseconds;
 
-use super::identity::credential_paths;
 use crate::context::Context;
 use crate::exit::{Failure, Outcome};
 use crate::humanize;
 use crate::render::table::{self, Cell};
+use crate::vault_access::credential_paths;
 
 #[derive(clap::Args, Debug)]
 #[command(after_help = "Examples:

@@ -16,9 +16,9 @@ pub(crate) struct Arguments {
     shell: Shell,
 }
 
-pub(crate) fn run(arguments: &Arguments, context: &Context) -> Outcome {
+pub(crate) fn run(arguments: &Arguments, mut program: clap::Command, context: &Context) -> Outcome {
     let mut script = Vec::new();
-    clap_complete::generate(arguments.shell, &mut crate::arguments::command(), "pdev", &mut script);
+    clap_complete::generate(arguments.shell, &mut program, "pdev", &mut script);
     context.terminal.print_bytes(&script);
     crate::success()
 }

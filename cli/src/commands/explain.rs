@@ -10,8 +10,8 @@ use strings::nearest;
 use crate::context::Context;
 use crate::exit::{Failure, Outcome};
 use crate::manifest_check::{self, CheckedManifest, ManifestOptions};
-use crate::render::terminal::Paint;
 use crate::render::{doc_page, schema_field, table};
+use crate::terminal::Paint;
 use crate::{codes, manifest_location};
 
 #[derive(clap::Args, Debug)]

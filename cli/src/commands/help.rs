@@ -4,7 +4,7 @@ use strings::nearest;
 
 use crate::context::Context;
 use crate::exit::{Failure, Outcome};
-use crate::{arguments, help};
+use crate::help;
 
 #[derive(clap::Args, Debug)]
 #[command(after_help = "Examples:
@@ -21,8 +21,7 @@ pub(crate) struct Arguments {
     all: bool,
 }
 
-pub(crate) fn run(options: &Arguments, context: &Context) -> Outcome {
-    let mut root = arguments::command();
+pub(crate) fn run(options: &Arguments, mut root: clap::Command, context: &Context) -> Outcome {
     if options.all {
         root = help::with_complete_page(root);
     }

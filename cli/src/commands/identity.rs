@@ -20,6 +20,7 @@ use crate::context::Context;
 use crate::exit::{self, Failure, Outcome};
 use crate::humanize;
 use crate::render::table::{self, Cell};
+use crate::vault_access::credential_paths;
 
 #[derive(clap::Args, Debug)]
 #[command(after_help = "Examples:
@@ -116,11 +117,6 @@ pub(crate) fn run(arguments: Arguments, context: &Context) -> Outcome {
         }
         Some(IdentityCommand::Import { tool, dry_run }) => import(tool.as_deref(), dry_run, context),
     }
-}
-
-pub(crate) fn credential_paths() -> Result<CredentialPaths, Failure> {
-    CredentialPaths::find()
-        .ok_or_else(|| Failure::failed("no home folder is set").hint("Set HOME, or XDG_CONFIG_HOME and XDG_DATA_HOME."))
 }
 
 /// The identities and the problems of their file. Without a file there are no identities.

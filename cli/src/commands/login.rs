@@ -7,10 +7,10 @@ use credentials::identity::Identity;
 use protocol::identity::{LoginEvent, LoginFlow};
 use serde_json::json;
 
-use super::identity::{credential_paths, load_identities};
-use super::vault::open_vault;
+use super::identity::load_identities;
 use crate::context::Context;
 use crate::exit::{self, Failure, Outcome};
+use crate::vault_access::{credential_paths, open_vault};
 
 #[derive(clap::Args, Debug)]
 #[command(after_help = "Examples:

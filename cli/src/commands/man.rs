@@ -14,10 +14,9 @@ pub(crate) struct Arguments {
     folder: PathBuf,
 }
 
-pub(crate) fn run(arguments: &Arguments, context: &Context) -> Outcome {
+pub(crate) fn run(arguments: &Arguments, program: clap::Command, context: &Context) -> Outcome {
     let folder = context.folder.join(&arguments.folder);
-    let written =
-        std::fs::create_dir_all(&folder).and_then(|()| clap_mangen::generate_to(crate::arguments::command(), &folder));
+    let written = std::fs::create_dir_all(&folder).and_then(|()| clap_mangen::generate_to(program, &folder));
     written.map_err(|error| {
         Failure::failed(format!("cannot write man pages into `{}`: {}", folder.display(), humanize::io_error(&error)))
     })?;

@@ -11,7 +11,7 @@ use crate::exit::{Failure, Outcome};
 use crate::manifest_location;
 use crate::render::doc_page;
 use crate::render::table::{self, Cell};
-use crate::render::terminal::Paint;
+use crate::terminal::Paint;
 
 #[derive(clap::Args, Debug)]
 #[command(after_help = "Examples:\n  pdev module list\n  pdev module info postgres")]

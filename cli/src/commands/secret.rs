@@ -7,20 +7,20 @@ use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
 use credentials::secrets::{self, RepositorySecrets};
-use credentials::vault::{self, ITEM_BYTES_MAX, Vault};
+use credentials::vault::ITEM_BYTES_MAX;
 use credentials::{CredentialPaths, Secret};
 use host::clock::now_milliseconds;
-use protocol::request::DeliverSecretsRequest;
 use serde_json::json;
 
-use super::identity::credential_paths;
-use super::vault::{open_vault, vault_failure};
 use crate::context::Context;
 use crate::exit::{Failure, Outcome};
 use crate::humanize;
 use crate::manifest_check::{self, ManifestOptions};
 use crate::manifest_location;
 use crate::render::table::{self, Cell};
+use crate::secrets::delivery::deliver_secrets;
+use crate::secrets::stored::repository_scope;
+use crate::vault_access::{credential_paths, open_vault, vault_failure};
 
 #[derive(clap::Args, Debug)]
 #[command(after_help = "Examples:
@@ -94,7 +94,7 @@ fn deliver(environment: Option<String>, context: &Context) -> Outcome {
         let folder = location.folder.to_string_lossy().into_owned();
         Context::block_on_value(async {
             let mut client = Context::connect().await?;
-            super::up::deliver_secrets(&mut client, folder, environment, secrets, context).await
+            deliver_secrets(&mut client, folder, environment, secrets, context).await
         })??;
     }
     print_result(
@@ -102,15 +102,6 @@ fn deliver(environment: Option<String>, context: &Context) -> Outcome {
         &json!({ "delivered": names }),
         &format!("{} delivered", humanize::count(names.len(), "secret")),
     )
-}
-
-/// The secrets of the repository, which all its worktrees share. Without git, of the manifest's folder, else of
-/// `folder`.
-fn repository_scope(folder: &Path) -> RepositorySecrets {
-    let without_git =
-        || manifest_location::find_above(folder).map_or_else(|| folder.to_owned(), |location| location.folder);
-    let path = host::checkout::find_checkout(folder).map_or_else(without_git, |checkout| checkout.common_dir);
-    RepositorySecrets::new(&path.canonicalize().unwrap_or(path))
 }
 
 fn set(
@@ -255,41 +246,4 @@ fn print_result(context: &Context, json: &serde_json::Value, message: &str) -> O
         context.terminal.print_line(message);
     }
     crate::success()
-}
-
-/// Those of `names` whose values the vault contains. It reads only names, so it does not need the keyring.
-pub(crate) fn find_in_vault(names: &[String], folder: &Path) -> Result<DeliverSecretsRequest, Failure> {
-    let scope = repository_scope(folder);
-    let mut in_vault = DeliverSecretsRequest { repository: scope.path().display().to_string(), names: Vec::new() };
-    if let Some(paths) = CredentialPaths::find().filter(|paths| Vault::exists(&paths.vault())) {
-        let stored = scope.names(&paths.vault()).map_err(|problem| vault_failure(&problem))?;
-        in_vault.names.extend(names.iter().filter(|name| stored.contains(name)).cloned());
-    }
-    Ok(in_vault)
-}
-
-/// Whether the vault's key is derived from a passphrase. That takes a fifth of a second, which the agent spends only
-/// once, so the agent reads the vault. With a keyring this process reads it: it may prompt the user, and it requests
-/// the key each time, so a locked keyring also locks the secrets.
-pub(crate) fn has_passphrase_key() -> bool {
-    let key_store = CredentialPaths::find().and_then(|paths| vault::key_store_of(&paths.vault()).ok().flatten());
-    key_store == Some(vault::KeyStore::Passphrase)
-}
-
-/// The values of the secrets. This process may prompt the user to unlock the vault.
-pub(crate) fn read_from_vault(
-    in_vault: &DeliverSecretsRequest,
-    context: &Context,
-) -> Result<Vec<(String, Vec<u8>)>, Failure> {
-    let vault = open_vault(&credential_paths()?, context)?;
-    let scope = RepositorySecrets::new(Path::new(&in_vault.repository));
-    let mut values = Vec::new();
-    for name in &in_vault.names {
-        if let Some((secret, _)) = scope.get(&vault, name).map_err(|problem| vault_failure(&problem))? {
-            let mut bytes = Vec::new();
-            secret.write_to(&mut bytes)?;
-            values.push((name.clone(), bytes));
-        }
-    }
-    Ok(values)
 }

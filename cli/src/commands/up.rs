@@ -3,18 +3,17 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use client::{Client, ClientError};
-use protocol::request::{DeliverSecretsRequest, LocateRequest, UpRequest};
+use client::Client;
+use protocol::request::UpRequest;
 use protocol::status::{PreviewStatus, UnitState};
 
-use super::secret;
 use crate::context::Context;
 use crate::exit::{self, Failure, Outcome};
 use crate::follow::{OperationOutcome, follow_operation};
 use crate::manifest_check::ManifestOptions;
 use crate::render::problem;
 use crate::render::progress::Progress;
-use crate::secrets::{self, CollectedSecrets, SecretSource};
+use crate::secrets::{self, SecretSource};
 use crate::{humanize, manifest_check, manifest_location};
 
 #[derive(clap::Args, Debug)]
@@ -120,52 +119,18 @@ pub(crate) fn run(arguments: Arguments, context: &Context) -> Outcome {
         let mut client = Context::connect().await?;
         // Before `up`: the units that start may read the secrets immediately.
         if !secrets.names().is_empty() {
-            deliver_secrets(&mut client, request.folder.clone(), request.environment.clone(), secrets, context).await?;
+            secrets::delivery::deliver_secrets(
+                &mut client,
+                request.folder.clone(),
+                request.environment.clone(),
+                secrets,
+                context,
+            )
+            .await?;
         }
         let outcome = up_with_retries(client, &request, &mut progress, context, arguments.timeout).await?;
         print_outcome(outcome, "the preview", context)
     })
-}
-
-pub(super) async fn deliver_secrets(
-    client: &mut Client,
-    folder: String,
-    environment: Option<String>,
-    secrets: CollectedSecrets,
-    context: &Context,
-) -> Result<(), Failure> {
-    // `up` uses this environment by default, even if the folder's only preview has another one.
-    let environment = environment.or_else(|| Some(agent::preview::naming::DEFAULT_ENVIRONMENT.to_owned()));
-    let locate = LocateRequest { folder, environment };
-    let preview = client.locate(&locate).await?.preview;
-    let CollectedSecrets { mut values, in_vault } = secrets;
-    if !in_vault.names.is_empty() {
-        // If the agent refuses, this process reads the vault and reports why it does not open. An agent of an older
-        // version does not have this route.
-        let is_delivered = secret::has_passphrase_key()
-            && match client.deliver_secrets(&preview.id, &in_vault).await {
-                Ok(_) => true,
-                Err(ClientError::Problem(_)) => false,
-                Err(error) => return Err(error.into()),
-            };
-        if !is_delivered {
-            values.extend(read_vault_on_thread(&in_vault, context)?);
-        }
-    }
-    for (name, value) in values {
-        client.put_secret(&preview.id, &name, value).await?;
-    }
-    Ok(())
-}
-
-/// In a separate thread, because opening the vault blocks on a second runtime, which tokio forbids within this one. The
-/// wait blocks this runtime too, but it has no other task here.
-fn read_vault_on_thread(
-    in_vault: &DeliverSecretsRequest,
-    context: &Context,
-) -> Result<Vec<(String, Vec<u8>)>, Failure> {
-    let result = std::thread::scope(|scope| scope.spawn(|| secret::read_from_vault(in_vault, context)).join());
-    result.unwrap_or_else(|_| Err(Failure::failed("the thread that reads the vault panicked")))
 }
 
 /// Follows `up`. If the agent is lost, starts it and sends the request again: `up` of the same manifest joins or

@@ -1,15 +1,14 @@
 //! `pdev vault`: shows where the vault is and whether it opens, or starts with an empty one.
 
 use clap::Subcommand;
-use credentials::CredentialPaths;
-use credentials::vault::{self, Vault, VaultOptions, VaultProblem};
+use credentials::vault::{self};
 use host::clock::now_milliseconds;
 use serde_json::json;
 
-use super::identity::credential_paths;
 use crate::context::Context;
-use crate::exit::{Failure, Outcome};
+use crate::exit::Outcome;
 use crate::humanize;
+use crate::vault_access::{credential_paths, open_vault, vault_failure};
 
 #[derive(clap::Args, Debug)]
 #[command(after_help = "Examples:
@@ -35,21 +34,6 @@ pub(crate) fn run(arguments: &Arguments, context: &Context) -> Outcome {
     match arguments.command {
         None | Some(VaultCommand::Status) => status(context),
         Some(VaultCommand::Reset) => reset(context),
-    }
-}
-
-/// Opens the vault, or creates it. On a terminal, a locked keyring may prompt the user.
-pub(crate) fn open_vault(paths: &CredentialPaths, context: &Context) -> Result<Vault, Failure> {
-    let mut options = VaultOptions::from_environment().map_err(|problem| vault_failure(&problem))?;
-    options.can_prompt = context.terminal.is_interactive;
-    Context::block_on_value(Vault::open(&paths.vault(), &options))?.map_err(|problem| vault_failure(&problem))
-}
-
-pub(crate) fn vault_failure(problem: &VaultProblem) -> Failure {
-    let failure = Failure::new(crate::exit::FAILED, problem.code(), problem.to_string());
-    match problem.hint() {
-        Some(hint) => failure.hint(hint),
-        None => failure,
     }
 }
 

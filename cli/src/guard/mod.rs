@@ -21,7 +21,7 @@ use tokio::signal::unix::{Signal as Signals, SignalKind, signal};
 use crate::context::Context;
 use crate::exit::{EXEC_FAILED, Failure, INTERRUPTED, Outcome};
 use crate::humanize;
-use crate::render::terminal::{Color, Terminal};
+use crate::terminal::{Color, Terminal};
 
 /// The first argument of the guard; no command of this name exists.
 pub(crate) const SUBCOMMAND: &str = agent::sessions::GUARD_COMMAND;

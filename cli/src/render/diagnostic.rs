@@ -9,7 +9,7 @@ use annotate_snippets::{AnnotationKind, Element, Group, Level, Patch, Renderer, 
 use manifest::diagnostic::{Fix, RelatedInformation};
 use manifest::{Diagnostic, FileId, Severity, Sources, Span};
 
-use super::terminal::Paint;
+use crate::terminal::Paint;
 
 /// Positions further apart are shown in separate snippets.
 const SNIPPET_LINES_MAX: usize = 12;

@@ -1,6 +1,6 @@
 //! A documentation page in a terminal: headings are bold, examples are indented, the rest stays Markdown.
 
-use super::terminal::Paint;
+use crate::terminal::Paint;
 
 pub(crate) fn lines(page: &str, paint: Paint) -> Vec<String> {
     let mut lines = Vec::new();

@@ -2,8 +2,8 @@
 
 use protocol::request::LogEntry;
 
-use super::terminal::Paint;
 use crate::humanize;
+use crate::terminal::Paint;
 
 const COLORS: [&str; 10] = ["36", "33", "32", "35", "34", "96", "93", "92", "95", "94"];
 

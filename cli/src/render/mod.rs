@@ -10,4 +10,3 @@ pub(crate) mod sarif;
 pub(crate) mod schema_field;
 pub(crate) mod status;
 pub(crate) mod table;
-pub(crate) mod terminal;

@@ -3,8 +3,8 @@
 use protocol::plan::PlanReply;
 
 use super::table::{self, Cell};
-use super::terminal::Paint;
 use crate::humanize;
+use crate::terminal::Paint;
 
 pub(crate) fn lines(reply: &PlanReply, paint: Paint) -> Vec<String> {
     let title = paint.bold(&reply.preview.title);

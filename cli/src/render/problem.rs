@@ -3,7 +3,7 @@
 use protocol::Problem;
 use protocol::problem::DiagnosticView;
 
-use super::terminal::{Paint, Terminal};
+use crate::terminal::{Paint, Terminal};
 
 /// The printed lines of output. For a crash the agent sends no more than this, but a build step may have more.
 const OUTPUT_LINES_MAX: usize = 20;

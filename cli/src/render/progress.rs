@@ -11,8 +11,8 @@ use protocol::{Event, EventKind};
 
 use super::problem::strip_escapes;
 use super::status::unit_state_label;
-use super::terminal::{Paint, Terminal};
 use crate::humanize;
+use crate::terminal::{Paint, Terminal};
 
 /// Plain output prints a new reason for an unchanged state at most this often.
 const REPEAT_MILLISECONDS: u64 = 5000;

@@ -5,8 +5,8 @@ use protocol::status::{PreviewState, PreviewStatus, UnitState, UnitStatus};
 
 use super::problem;
 use super::table::{self, Cell};
-use super::terminal::Paint;
 use crate::humanize;
+use crate::terminal::Paint;
 
 pub(crate) fn preview_state_label(state: PreviewState) -> (&'static str, &'static str) {
     match state {

@@ -1,6 +1,6 @@
 //! Tables of aligned columns, without borders.
 
-use super::terminal::Paint;
+use crate::terminal::Paint;
 
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Cell {

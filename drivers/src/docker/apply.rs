@@ -14,16 +14,15 @@ use bollard::query_parameters::{
     RemoveContainerOptionsBuilder, StartContainerOptions, StopContainerOptions,
 };
 use host::ports::find_port_owner;
-use plan::application::{Body, Container, Unit};
+use plan::application::{Container, Unit};
 use plan::step::Action;
 
+use super::names::{NAME_ATTEMPTS, container_unit, suffixed_name};
 use super::problems::{self, response_status, to_problem, with_timeout};
 use super::translate::{CreateContext, HASH, IMAGE, PREVIEW, SERVICE, grace_seconds, render_container};
 use super::{READ_TIMEOUT, StepContext, WRITE_TIMEOUT, credential_network, images, network, observe};
 use crate::driver::{Problem, ProblemKind, Scope, StepOutcome};
 
-/// Number of names to try before a name conflict is reported.
-pub(super) const NAME_ATTEMPTS: u32 = 8;
 /// Interval and maximum number of checks whether a removal in progress has finished.
 const REMOVAL_POLL_INTERVAL: Duration = Duration::from_millis(100);
 const REMOVAL_POLLS_MAX: u32 = 100;
@@ -53,19 +52,6 @@ pub(super) async fn perform(context: &StepContext<'_>, scope: &Scope, action: &A
             Err(Problem::new(ProblemKind::Internal, "the agent handles waiting, not the driver"))
         }
     }
-}
-
-pub(super) fn container_unit<'a>(scope: &'a Scope, unit: &str) -> Result<(&'a Unit, &'a Container), Problem> {
-    let unit_entry = scope.application.units.get(unit);
-    match unit_entry.map(|unit| (unit, &unit.body)) {
-        Some((unit, Body::Container(container))) => Ok((unit, container)),
-        Some(_) => Err(Problem::new(ProblemKind::Internal, format!("`{unit}` is not a container"))),
-        None => Err(Problem::new(ProblemKind::NotFound, format!("there is no unit `{unit}`"))),
-    }
-}
-
-pub(super) fn suffixed_name(name: &str, attempt: u32) -> String {
-    if attempt == 1 { name.to_owned() } else { format!("{name}-{attempt}") }
 }
 
 async fn create(context: &StepContext<'_>, scope: &Scope, name: &str) -> Result<StepOutcome, Problem> {

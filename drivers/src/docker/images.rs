@@ -9,7 +9,7 @@ use bollard::query_parameters::RemoveImageOptions;
 use plan::application::{Body, BuildSpec, Container, ImageSource, PreviewId, PullPolicy, Unit, UnitName};
 use plan::observed::Images;
 
-use super::apply::container_unit;
+use super::names::container_unit;
 use super::problems::with_timeout;
 use super::{READ_TIMEOUT, StepContext, build, registry};
 use crate::driver::{Problem, ProblemKind, Scope, StepOutcome};

@@ -14,6 +14,7 @@ mod exec;
 mod factory;
 mod images;
 mod logs;
+mod names;
 mod network;
 mod observe;
 mod problems;

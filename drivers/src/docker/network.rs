@@ -13,7 +13,7 @@ use bollard::models::{
 use bollard::query_parameters::{InspectContainerOptions, ListContainersOptionsBuilder, RemoveVolumeOptions};
 use tokio::time::Instant;
 
-use super::apply::{NAME_ATTEMPTS, container_unit, suffixed_name};
+use super::names::{NAME_ATTEMPTS, container_unit, suffixed_name};
 use super::problems::{response_status, to_problem, with_timeout};
 use super::translate::{PREVIEW, VOLUME, common_labels};
 use super::{READ_TIMEOUT, WRITE_TIMEOUT, observe};

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -14,17 +14,14 @@ use serde::de::DeserializeOwned;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader, Interest};
 use tokio::net::UnixStream;
 
-use super::keeper::{BUSY, READY};
 use super::record::{RecordStore, create_private_folder};
-use super::wire::{Greeting, LINE_MAX, PROTOCOL_VERSION, Reply, Request};
+use super::wire::{
+    BUSY, DESCRIPTOR_LIMIT_ENV, Greeting, LINE_MAX, PROTOCOL_VERSION, READY, Reply, Request, socket_path,
+};
 use crate::driver::{Locations, Problem, ProblemKind};
 
 /// Deadline for every reply except the end of a program.
 pub(crate) const REPLY_TIMEOUT: Duration = Duration::from_secs(10);
-
-pub(crate) fn socket_path(runtime: &Path) -> PathBuf {
-    runtime.join("keeper.sock")
-}
 
 /// An open connection to a keeper. It carries one request.
 pub(crate) struct KeeperConnection {
@@ -142,8 +139,6 @@ async fn send_with_descriptors(stream: &UnixStream, line: &[u8], descriptors: &[
     Ok(())
 }
 
-/// Environment variable with the soft limit of open files for the keeper and its programs.
-pub(crate) const DESCRIPTOR_LIMIT_ENV: &str = "PDEV_KEEPER_DESCRIPTORS";
 /// Variables that the dynamic loader needs to start this binary where libraries are not in a default location.
 const LOADER_ENV: [&str; 2] = ["LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH"];
 

@@ -179,7 +179,7 @@ fn end_without_keeper(locations: &Locations, unit: &str, remove: bool) -> Result
         if records.read_units().map_err(|error| problem(&error))?.is_empty() {
             records.remove_keeper_files().map_err(|error| problem(&error))?;
             // Best effort: a runtime folder that still contains other files stays.
-            drop(super::record::remove_if_exists(&super::connection::socket_path(&locations.runtime)));
+            drop(super::record::remove_if_exists(&super::wire::socket_path(&locations.runtime)));
             drop(fs::remove_dir(&locations.runtime));
         }
     }

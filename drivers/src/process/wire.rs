@@ -6,12 +6,25 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use super::record::{ExitRecord, StopRecord, UnitRecord};
 
 pub(crate) const PROTOCOL_VERSION: u32 = 1;
+
+/// Printed on standard output once the socket accepts connections. Standard output is closed afterwards.
+pub(crate) const READY: &str = "ready";
+/// Printed instead if another keeper runs for this preview.
+pub(crate) const BUSY: &str = "busy";
+
+/// Environment variable with the soft limit of open files for the keeper and its programs.
+pub(crate) const DESCRIPTOR_LIMIT_ENV: &str = "PDEV_KEEPER_DESCRIPTORS";
+
+pub(crate) fn socket_path(runtime: &Path) -> PathBuf {
+    runtime.join("keeper.sock")
+}
 
 /// Longest line that either side accepts: an environment of a few hundred kilobytes is legal on Linux.
 pub(crate) const LINE_MAX: usize = 4 * 1024 * 1024;

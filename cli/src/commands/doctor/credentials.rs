@@ -10,8 +10,9 @@ use host::clock::now_milliseconds;
 use protocol::identity::{IdentityState, IdentityStatus};
 
 use super::{Finding, identities};
-use crate::commands::identity::{credential_paths, load_identities};
+use crate::commands::identity::load_identities;
 use crate::humanize;
+use crate::vault_access::credential_paths;
 
 /// Milliseconds. With a larger offset, AWS may refuse signatures and Google assertions.
 const CLOCK_TOLERANCE: i64 = 60_000;

@@ -7,7 +7,8 @@ use credentials::identity::Identities;
 use protocol::identity::{IdentityState, IdentityStatus};
 
 use super::Finding;
-use crate::commands::identity::{credential_paths, load_identities};
+use crate::commands::identity::load_identities;
+use crate::vault_access::credential_paths;
 
 /// Variables that AWS SDKs read before any profile or endpoint.
 const SHADOWING_VARIABLES: [&str; 3] = ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"];

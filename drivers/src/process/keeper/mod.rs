@@ -29,15 +29,10 @@ use tokio::task::JoinSet;
 use super::cleanup;
 use super::kernel::ProcessIdentity;
 use super::record::{KeeperRecord, RecordStore, StopRecord, UnitRecord, create_private_folder, remove_if_exists};
-use super::wire::{Event, PROTOCOL_VERSION, Reply, SpawnSpec};
+use super::wire::{self, BUSY, DESCRIPTOR_LIMIT_ENV, Event, PROTOCOL_VERSION, READY, Reply, SpawnSpec};
 use output::LogProgress;
 use state::Keeper;
 use strings::to_hex;
-
-/// Printed on standard output once the socket accepts connections. Standard output is closed afterwards.
-pub(crate) const READY: &str = "ready";
-/// Printed instead if another keeper runs for this preview.
-pub(crate) const BUSY: &str = "busy";
 
 /// Maximum concurrent clients; further ones wait in the listener's backlog.
 const CLIENTS_MAX: usize = 256;
@@ -108,7 +103,7 @@ async fn run_keeper(runtime: PathBuf, records: RecordStore) -> io::Result<ExitCo
 /// Restores the soft limit of the user's shell for programs, because the agent raised its own.
 fn limit_descriptors() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let limit = std::env::var(super::connection::DESCRIPTOR_LIMIT_ENV).ok().and_then(|text| text.parse().ok());
+    let limit = std::env::var(DESCRIPTOR_LIMIT_ENV).ok().and_then(|text| text.parse().ok());
     if let Some(limit) = limit {
         let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
         let _unchanged_limit_is_fine = setrlimit(Resource::Nofile, Rlimit { current: Some(limit), maximum });
@@ -207,7 +202,7 @@ impl KeeperInstance {
     }
 
     fn socket_path(&self) -> PathBuf {
-        super::connection::socket_path(&self.runtime_folder)
+        wire::socket_path(&self.runtime_folder)
     }
 
     fn remove_files(&self) {
