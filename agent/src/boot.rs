@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use credentials::broker::Broker;
+use credentials::broker::{Broker, IdentityChange};
 use credentials::exchange::ExchangeRunner;
 use credentials::launch::Launcher;
 use credentials::vault::VaultOptions;
@@ -23,7 +23,7 @@ use protocol::status::PreviewRef;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::broadcast::error::RecvError;
-use tokio::sync::watch;
+use tokio::sync::{broadcast, watch};
 use tokio::task::JoinSet;
 
 use crate::api::{Api, Peer, router};
@@ -42,6 +42,7 @@ use crate::{convert, proxy};
 use credentials::approval::Approvals;
 use credentials::approval::ancestry::SystemProcesses;
 use credentials::session::Sessions;
+use tasks::OwnedTask;
 
 /// How long open requests may take to finish after the first signal.
 const DRAIN_LIMIT: Duration = Duration::from_secs(5);
@@ -132,7 +133,7 @@ async fn serve(options: &AgentOptions) -> Result<(), Problem> {
     let stop = Arc::new(stop);
     let history = tokio::spawn(record_events(shared.bus.clone(), journal));
     let proxy = listeners.map(|(listeners, routes)| Proxy::start(listeners, routes, &Limits::default()));
-    tokio::spawn(handle_signals(Arc::clone(&stop)));
+    let _signals = OwnedTask::spawn(handle_signals(Arc::clone(&stop)));
     let _watcher = stop_on_socket_removal(locations.socket_path(), Arc::clone(&stop));
     crate::sessions::resume_watching(&shared);
     crate::endpoint::program::reopen_endpoints(&shared);
@@ -229,15 +230,17 @@ async fn build_components(
     let descriptors = raise_descriptor_limit();
     let launcher =
         descriptors.map(|descriptors| Launcher { program: current_executable(), open_files_limit: descriptors });
-    let broker_and_access = start_broker(&bus, launcher, &locations.state)?;
+    let broker_and_access = start_broker(launcher, &locations.state)?;
     let routing = Routing::new(routes, port);
     let drivers = build_drivers(locations, descriptors);
+    let identity_changes = broker_and_access.0.subscribe();
     let shared = Shared::new(locations.clone(), drivers, registry, bus, delivery, broker_and_access, routing);
+    shared.tasks.spawn(publish_identity_changes(Arc::clone(&shared), identity_changes));
     Ok((shared, journal, bound_proxy))
 }
 
-/// Starts the broker, publishes its changes on the bus, and loads the approvals and sessions.
-fn start_broker(bus: &Bus, launcher: Option<Launcher>, state: &Path) -> Result<(Arc<Broker>, AccessControl), Problem> {
+/// Starts the broker and loads the approvals and sessions.
+fn start_broker(launcher: Option<Launcher>, state: &Path) -> Result<(Arc<Broker>, AccessControl), Problem> {
     let paths =
         credentials::CredentialPaths::find().ok_or_else(|| Problem::new("places", 500, "no home folder is known"))?;
     // A wrong PDEV_VAULT affects only callers that request a credential, and their own process reports it to them.
@@ -246,36 +249,36 @@ fn start_broker(bus: &Bus, launcher: Option<Launcher>, state: &Path) -> Result<(
     crate::sessions::refuse_unknown_session(&sessions, state)?;
     let access = AccessControl::new(Approvals::open(paths.approvals()), sessions);
     let broker = Broker::with_launcher(paths, vault_options, ExchangeRunner::with_child_process(), launcher);
-    let (mut changes, bus) = (broker.subscribe(), bus.clone());
-    let broker_of_task = Arc::clone(&broker);
-    tokio::spawn(async move {
-        loop {
-            match changes.recv().await {
-                Ok(change) => {
-                    notify_desktop(&broker_of_task, &change);
-                    drop(bus.publish(PreviewRef::default(), None, convert::identity_changed_event(change)));
-                }
-                Err(RecvError::Lagged(missed)) => tracing::warn!(missed, "changes of identities were missed"),
-                Err(RecvError::Closed) => return,
-            }
-        }
-    });
     Ok((broker, access))
 }
 
+/// Publishes the broker's changes on the bus and on the desktop.
+async fn publish_identity_changes(shared: Arc<Shared>, mut changes: broadcast::Receiver<IdentityChange>) {
+    loop {
+        match changes.recv().await {
+            Ok(change) => {
+                notify_desktop(&shared, &change);
+                drop(shared.bus.publish(PreviewRef::default(), None, convert::identity_changed_event(change)));
+            }
+            Err(RecvError::Lagged(missed)) => tracing::warn!(missed, "changes of identities were missed"),
+            Err(RecvError::Closed) => return,
+        }
+    }
+}
+
 #[cfg(target_os = "linux")]
-fn notify_desktop(broker: &Broker, change: &credentials::broker::IdentityChange) {
+fn notify_desktop(shared: &Shared, change: &IdentityChange) {
     use crate::desktop_notification;
-    if let Some(notification) = desktop_notification::notification_for(broker, change)
+    if let Some(notification) = desktop_notification::notification_for(&shared.broker, change)
         && desktop_notification::is_enabled(|name| std::env::var(name).ok())
     {
         // In a separate task, so that a slow desktop does not delay the events.
-        drop(tokio::spawn(desktop_notification::show(notification)));
+        shared.tasks.spawn(desktop_notification::show(notification));
     }
 }
 
 #[cfg(not(target_os = "linux"))]
-fn notify_desktop(_: &Broker, _: &credentials::broker::IdentityChange) {}
+fn notify_desktop(_: &Shared, _: &IdentityChange) {}
 
 fn current_executable() -> PathBuf {
     std::env::current_exe().unwrap_or_else(|_| PathBuf::from("pdev"))

@@ -7,10 +7,10 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Mutex;
 
+use tasks::OwnedTask;
 use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
-use tokio::task::JoinHandle;
 
 /// Connections forwarded per port at the same time; further ones wait in the kernel's backlog.
 const CONNECTIONS_MAX: usize = 512;
@@ -18,15 +18,7 @@ const CONNECTIONS_MAX: usize = 512;
 /// The forwards of one preview. Dropping it closes all of them.
 #[derive(Default)]
 pub struct PortForwards {
-    by_address: Mutex<BTreeMap<SocketAddr, PortForward>>,
-}
-
-struct PortForward(JoinHandle<()>);
-
-impl Drop for PortForward {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
+    by_address: Mutex<BTreeMap<SocketAddr, OwnedTask>>,
 }
 
 impl PortForwards {
@@ -50,7 +42,7 @@ impl PortForwards {
                      {error}"
                 )
             })?;
-            let forward = PortForward(tokio::spawn(accept_connections(listener, address.port())));
+            let forward = OwnedTask::spawn(accept_connections(listener, address.port()));
             if let Ok(mut listening) = self.by_address.lock() {
                 listening.insert(address, forward);
             }

@@ -134,7 +134,7 @@ pub fn begin(
     let begun = shared.access.sessions.begin(spec, roots, identity_digests, &SystemProcesses, now_milliseconds());
     let session = begun.map_err(|problem| session_problem(&problem))?;
     audit_session(shared, "session_began", &session, requester);
-    tokio::spawn(watch_session(Arc::clone(shared), session.clone()));
+    shared.tasks.spawn(watch_session(Arc::clone(shared), session.clone()));
     Ok(session)
 }
 
@@ -165,7 +165,7 @@ pub fn end(shared: &Shared, text: &str, requester: &Requester) -> Result<(), Pro
 /// Watches the sessions that an earlier run of the agent began.
 pub fn resume_watching(shared: &Arc<Shared>) {
     for session in shared.access.sessions.all() {
-        tokio::spawn(watch_session(Arc::clone(shared), session));
+        shared.tasks.spawn(watch_session(Arc::clone(shared), session));
     }
 }
 

@@ -8,6 +8,7 @@ use credentials::SecretDelivery;
 use credentials::broker::Broker;
 use host::clock::now_milliseconds;
 use plan::application::PreviewId;
+use tasks::TaskGroup;
 use tokio::sync::{Semaphore, watch};
 
 use crate::approvals::AccessControl;
@@ -35,6 +36,8 @@ pub struct Shared {
     pub started_at: i64,
     /// Limits how many endpoints of programs (`pdev run --as`) are open at the same time.
     pub program_endpoints: Arc<Semaphore>,
+    /// Tasks that may run until the agent stops: actors, watchers of sessions and programs, relays of `exec`.
+    pub tasks: TaskGroup,
     operation_counter: AtomicU64,
     is_draining: AtomicBool,
     open_streams: watch::Sender<usize>,
@@ -72,6 +75,7 @@ impl Shared {
             naming_lock: Mutex::default(),
             started_at: now_milliseconds(),
             program_endpoints: Arc::new(Semaphore::new(PROGRAM_ENDPOINTS_MAX)),
+            tasks: TaskGroup::default(),
             // Starts at the current time, so that ids differ across restarts and a resumed stream never mixes
             // operations.
             operation_counter: AtomicU64::new(u64::try_from(now_milliseconds()).unwrap_or_default()),

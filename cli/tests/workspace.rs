@@ -1,6 +1,8 @@
 //! Rules of the workspace that the compiler does not check: dependencies between crates, purity, names, sizes, pages,
 //! licences. It checks nothing that rustfmt or clippy can check.
 
+#[path = "workspace/detached_tasks.rs"]
+mod detached_tasks;
 #[path = "workspace/import_cycles.rs"]
 mod import_cycles;
 
@@ -16,20 +18,22 @@ use serde_json::Value;
 const ALLOWED_CRATE_DEPENDENCIES: &[(&str, &[&str])] = &[
     ("strings", &[]),
     ("host", &[]),
+    ("tasks", &[]),
     ("manifest", &["strings"]),
     ("catalog", &["strings", "manifest"]),
     ("plan", &["strings", "manifest", "catalog"]),
     ("protocol", &[]),
     ("client", &["host", "protocol"]),
-    ("credentials", &["strings", "host"]),
-    ("drivers", &["strings", "host", "plan"]),
-    ("agent", &["strings", "host", "manifest", "catalog", "plan", "protocol", "credentials", "drivers"]),
-    ("lsp", &["strings", "host", "manifest", "catalog", "plan", "protocol", "client"]),
+    ("credentials", &["strings", "host", "tasks"]),
+    ("drivers", &["strings", "host", "tasks", "plan"]),
+    ("agent", &["strings", "host", "tasks", "manifest", "catalog", "plan", "protocol", "credentials", "drivers"]),
+    ("lsp", &["strings", "host", "tasks", "manifest", "catalog", "plan", "protocol", "client"]),
     (
         "cli",
         &[
             "strings",
             "host",
+            "tasks",
             "manifest",
             "catalog",
             "plan",
@@ -161,6 +165,18 @@ fn modules_import_each_other_without_cycles() {
     let is_gone = |known: &&&str| !cycles.iter().any(|cycle| members(cycle) == **known);
     let gone = KNOWN_IMPORT_CYCLES.iter().filter(is_gone);
     violations.extend(gone.map(|known| format!("KNOWN_IMPORT_CYCLES contains `{known}`, which is no cycle any more")));
+    assert_no_violations(&violations);
+}
+
+#[test]
+fn every_task_has_an_owner() {
+    let mut violations = Vec::new();
+    let is_source = |path: &Path| path.components().any(|part| part.as_os_str() == "src") && !is_test_file(path);
+    for (path, text) in rust_sources().into_iter().filter(|(path, _)| is_source(path)) {
+        let lines = detached_tasks::find_detached_tasks(without_test_module(&text));
+        let hint = "keep the task, or spawn it with `tasks::OwnedTask` or `tasks::TaskGroup`";
+        violations.extend(lines.iter().map(|line| format!("{}:{line}: {hint}", path.display())));
+    }
     assert_no_violations(&violations);
 }
 

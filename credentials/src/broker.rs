@@ -3,6 +3,8 @@
 //! Renewals are separate tasks, so a requester that disconnects stops nothing. Data that a source must store (a rotated
 //! refresh token) is on disk before any requester receives the lease. The rules about time are in `schedule`.
 
+use tasks::TaskGroup;
+
 mod endpoint_request;
 mod identity_status;
 mod login;
@@ -110,6 +112,8 @@ pub struct Broker {
     changes: broadcast::Sender<IdentityChange>,
     /// Logins already announced to the user, by their names in the vault, until the next sign-in.
     announced_logins: Mutex<BTreeSet<String>>,
+    /// Renewals, and the timers that start them or warn about the end of a login.
+    tasks: TaskGroup,
 }
 
 /// A random number from 0 to 1000.
@@ -144,6 +148,7 @@ impl Broker {
             audit,
             changes: broadcast::Sender::new(CHANGES_BUFFERED_MAX),
             announced_logins: Mutex::default(),
+            tasks: TaskGroup::default(),
         })
     }
 

@@ -80,9 +80,9 @@ impl Server {
         }
         // Not awaited: without a watcher the requests themselves check the files on disk.
         let client = self.state.client.clone();
-        drop(tokio::spawn(async move {
-            client.register_capability(vec![server_capabilities::watcher_registration()]).await
-        }));
+        self.state.tasks.spawn(async move {
+            drop(client.register_capability(vec![server_capabilities::watcher_registration()]).await);
+        });
     }
 }
 
@@ -142,7 +142,7 @@ impl LanguageServer for Server {
         // The agent plans from the file on disk, which has the new text only now.
         let state = Arc::clone(&self.state);
         if state.with_live(|live| live.agent == AgentState::Present) {
-            drop(tokio::spawn(async move { refresh_drift(&state).await }));
+            self.state.tasks.spawn(async move { refresh_drift(&state).await });
         }
     }
 

@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use client::SocketLocation;
+use tasks::TaskGroup;
 use tokio::sync::Notify;
 use tower_lsp::Client;
 use tower_lsp::ls_types as lsp;
@@ -46,6 +47,8 @@ pub struct ServerState {
     /// Something changed without the client's knowledge, so the server must ask it to refresh.
     is_client_stale: AtomicBool,
     pub is_shut_down: AtomicBool,
+    /// Operations of the user and requests to the client whose responses are not awaited.
+    pub tasks: TaskGroup,
 }
 
 impl ServerState {
@@ -66,6 +69,7 @@ impl ServerState {
             log_tail_requested: Notify::new(),
             is_client_stale: AtomicBool::new(false),
             is_shut_down: AtomicBool::new(false),
+            tasks: TaskGroup::default(),
         }
     }
 
@@ -227,7 +231,7 @@ impl ServerState {
             if is_stale && self.is_pull_enabled() && self.client_capabilities().refresh_diagnostics {
                 let client = self.client.clone();
                 // Not awaited: the response has no content, and must not delay the next analysis.
-                drop(tokio::spawn(async move { client.workspace_diagnostic_refresh().await }));
+                self.tasks.spawn(async move { drop(client.workspace_diagnostic_refresh().await) });
             }
         }
     }

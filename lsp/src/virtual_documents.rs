@@ -80,7 +80,7 @@ pub fn show(state: &ServerState, name: &str, text: &str) -> Result<Value, String
         let client = state.client.clone();
         let params =
             ShowDocumentParams { uri: uri.clone(), external: Some(false), take_focus: Some(true), selection: None };
-        drop(tokio::spawn(async move { client.show_document(params).await }));
+        state.tasks.spawn(async move { drop(client.show_document(params).await) });
     }
     Ok(json!({ "uri": uri, "text": text }))
 }

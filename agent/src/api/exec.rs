@@ -35,7 +35,7 @@ pub(super) async fn exec(
     let requester = requester_of(&api.shared, parts.extensions.get::<Peer>().copied().unwrap_or_default());
     // Start the command before the upgrade, so that a failure is an ordinary problem response.
     let session = start_exec(&api, &handle, exec_request, &requester).await?;
-    tokio::spawn(async move {
+    api.shared.tasks.spawn(async move {
         if let Ok(upgraded) = upgrade.await {
             let (reader, writer) = tokio::io::split(TokioIo::new(upgraded));
             relay_frames(session, reader, writer).await;

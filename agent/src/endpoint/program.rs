@@ -103,13 +103,13 @@ fn start_endpoint(shared: &Arc<Shared>, run: &mut ProgramRun) -> Result<(credent
     let access = EndpointAccess::new(run.identity.clone(), listener_token, vec![address.to_string()]);
     let allowed_caller = AllowedCaller::Program { variable: format!("{RUN_VARIABLE}={}", run.run_id()), pid: run.pid };
     let open_listener = listener::open_for_program(shared, listener, access, allowed_caller)?;
-    let (shared, run_id) = (Arc::clone(shared), run.run_id());
-    tokio::spawn(async move {
+    let (shared_of_task, run_id) = (Arc::clone(shared), run.run_id());
+    shared.tasks.spawn(async move {
         // The descriptor becomes readable when the process has ended; waiting cannot fail before.
         drop(exit_watch.readable().await.map(|_| ()));
         drop(open_listener);
         drop(slot);
-        if let Err(error) = shared.delivery.remove_unit(RUN_PREVIEW_ID, &run_id) {
+        if let Err(error) = shared_of_task.delivery.remove_unit(RUN_PREVIEW_ID, &run_id) {
             tracing::warn!(%error, "cannot remove the folder of a program that has ended");
         }
     });

@@ -34,7 +34,7 @@ pub fn start_actor(shared: &Arc<Shared>, preview: PreviewRef, folder: String) ->
     let context = Context { shared: Arc::clone(shared), id, published, live, mailbox };
     let actor =
         Actor { supervisor: Supervisor::new(context.clone()), context, operation: None, queued_requests: Vec::new() };
-    tokio::spawn(actor.run(receiver));
+    shared.tasks.spawn(actor.run(receiver));
     handle
 }
 

@@ -59,6 +59,7 @@ pub(super) fn mark_failed_after_exit(
     exit: &Exit,
     restarts: Option<u32>,
 ) {
+    let shared = std::sync::Arc::clone(&context.shared);
     let (context, scope, unit, exit) = (context.clone(), scope.clone(), unit.clone(), exit.clone());
     let task = async move {
         let lines = read_last_lines(&context, &scope, &unit.name).await;
@@ -71,7 +72,7 @@ pub(super) fn mark_failed_after_exit(
         mark_failed(&context, &unit.name, problem);
     };
     // The task ends within the deadline of `read_last_lines`. No other code has to wait for it.
-    tokio::spawn(task);
+    shared.tasks.spawn(task);
 }
 
 pub(super) fn mark_failed(context: &Context, unit: &str, problem: Problem) {

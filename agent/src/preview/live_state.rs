@@ -11,7 +11,7 @@ use drivers::driver::RuntimeEvent;
 use futures_util::StreamExt;
 use plan::Application;
 use plan::application::{RuntimeKind, Unit};
-use tokio::task::JoinHandle;
+use tasks::OwnedTask;
 
 use super::{Context, Message};
 use crate::endpoint::Endpoints;
@@ -40,16 +40,7 @@ struct Inner {
 /// The task that follows a runtime's events. Its id tells a late message of an earlier subscription from a current one.
 struct RuntimeSubscription {
     id: u64,
-    task: AbortOnDrop,
-}
-
-/// A task that is aborted when this value is dropped.
-pub(crate) struct AbortOnDrop(pub JoinHandle<()>);
-
-impl Drop for AbortOnDrop {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
+    task: OwnedTask,
 }
 
 impl LiveState {
@@ -69,7 +60,7 @@ impl LiveState {
 
     /// Whether events of this runtime reach the actor.
     pub(super) fn is_subscribed(&self, runtime: RuntimeKind) -> bool {
-        self.lock().subscriptions.get(&runtime).is_some_and(|subscription| !subscription.task.0.is_finished())
+        self.lock().subscriptions.get(&runtime).is_some_and(|subscription| !subscription.task.is_finished())
     }
 
     #[must_use]
@@ -160,7 +151,7 @@ pub(super) async fn subscribe_to_runtime(
         inner.next_subscription_id += 1;
         inner.next_subscription_id
     };
-    let task = tokio::spawn(async move {
+    let task = OwnedTask::spawn(async move {
         let mut reason = "its event stream ended".to_owned();
         while let Some(event) = events.next().await {
             if let RuntimeEvent::ConnectionLost { reason: lost_reason } = event {
@@ -175,6 +166,6 @@ pub(super) async fn subscribe_to_runtime(
         drop(mailbox.send(Message::RuntimeLost { runtime, reason, subscription: id }).await);
     });
     // The task may have ended by now; `is_subscribed` checks that.
-    context.live.lock().subscriptions.insert(runtime, RuntimeSubscription { id, task: AbortOnDrop(task) });
+    context.live.lock().subscriptions.insert(runtime, RuntimeSubscription { id, task });
     Ok(())
 }

@@ -13,8 +13,9 @@ use plan::observed::{Exit, RunState};
 use plan::step::Action;
 use plan::target::Target;
 use protocol::status::UnitState;
+use tasks::OwnedTask;
 
-use super::live_state::{AbortOnDrop, subscribe_to_runtime};
+use super::live_state::subscribe_to_runtime;
 use super::{Context, Message, crash_report, readiness};
 
 /// How often a crashing unit is restarted in a row. The next crash marks it as failed.
@@ -29,11 +30,11 @@ const BACK_OFF_MAX: Duration = Duration::from_secs(10);
 
 pub(super) struct Supervisor {
     context: Context,
-    probers: BTreeMap<String, AbortOnDrop>,
-    pending_restarts: BTreeMap<String, AbortOnDrop>,
+    probers: BTreeMap<String, OwnedTask>,
+    pending_restarts: BTreeMap<String, OwnedTask>,
     /// Increases when an operation takes over, so that the end of an earlier restart delay is ignored.
     generation: u64,
-    reattachments: BTreeMap<RuntimeKind, AbortOnDrop>,
+    reattachments: BTreeMap<RuntimeKind, OwnedTask>,
     /// When each service's container last ended without being stopped by an operation.
     recent_exits: BTreeMap<String, Instant>,
 }
@@ -63,7 +64,7 @@ impl Supervisor {
     }
 
     pub fn resume_supervision(&mut self) {
-        self.probers.retain(|_, prober| !prober.0.is_finished());
+        self.probers.retain(|_, prober| !prober.is_finished());
         self.refresh_routes();
     }
 
@@ -77,8 +78,8 @@ impl Supervisor {
     pub fn recover_when_reachable(&mut self, targets: &[Target]) {
         for target in targets {
             let (context, runtime) = (self.context.clone(), target.runtime);
-            let task = tokio::spawn(wait_until_reachable(context, target.clone()));
-            self.reattachments.insert(runtime, AbortOnDrop(task));
+            let task = OwnedTask::spawn(wait_until_reachable(context, target.clone()));
+            self.reattachments.insert(runtime, task);
         }
     }
 
@@ -99,8 +100,9 @@ impl Supervisor {
         }
         let context = self.context.clone();
         let name_owned = name.to_owned();
-        let task = tokio::spawn(async move { readiness::watch_unit(context, scope, application, name_owned).await });
-        self.probers.insert(name.to_owned(), AbortOnDrop(task));
+        let task =
+            OwnedTask::spawn(async move { readiness::watch_unit(context, scope, application, name_owned).await });
+        self.probers.insert(name.to_owned(), task);
     }
 
     pub fn handle_runtime_event(&mut self, event: RuntimeEvent) {
@@ -178,11 +180,11 @@ impl Supervisor {
             ));
         });
         let (mailbox, name, generation) = (self.context.mailbox.clone(), unit.name.clone(), self.generation);
-        let task = tokio::spawn(async move {
+        let task = OwnedTask::spawn(async move {
             tokio::time::sleep(pause).await;
             drop(mailbox.send(Message::BackoffElapsed { unit: name, generation }).await);
         });
-        self.pending_restarts.insert(unit.name.clone(), AbortOnDrop(task));
+        self.pending_restarts.insert(unit.name.clone(), task);
     }
 
     pub fn restart_unit(&mut self, name: &str, generation: u64) {
@@ -193,7 +195,7 @@ impl Supervisor {
         let Some((application, scope)) = self.scope_of_unit(name) else { return };
         let Some(unit) = application.units.get(name).cloned() else { return };
         let context = self.context.clone();
-        let task = tokio::spawn(async move {
+        let task = OwnedTask::spawn(async move {
             let runtime = unit.runtime;
             let action = Action::Start { unit: unit.name.clone(), runtime };
             let result = match context.shared.drivers.driver_of(&scope.targets, runtime) {
@@ -220,7 +222,7 @@ impl Supervisor {
                 }
             }
         });
-        self.pending_restarts.insert(name.to_owned(), AbortOnDrop(task));
+        self.pending_restarts.insert(name.to_owned(), task);
     }
 
     pub fn handle_unhealthy(&mut self, name: &str, reason: &str) {
@@ -268,7 +270,7 @@ impl Supervisor {
         self.refresh_routes();
         if has_affected_units {
             let context = self.context.clone();
-            self.reattachments.insert(runtime, AbortOnDrop(tokio::spawn(reattach_runtime(context, scope, runtime))));
+            self.reattachments.insert(runtime, OwnedTask::spawn(reattach_runtime(context, scope, runtime)));
         }
     }
 }

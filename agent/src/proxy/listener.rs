@@ -10,6 +10,7 @@ use std::time::Duration;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
+use tasks::OwnedTask;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
@@ -140,6 +141,7 @@ enum Phase {
 pub struct Proxy {
     phase: watch::Sender<Phase>,
     port: u16,
+    _server: OwnedTask,
 }
 
 impl Proxy {
@@ -157,9 +159,8 @@ impl Proxy {
             start_timeout: limits.start_timeout,
         });
         let server = Server { shared, limits: limits.clone(), http: http_builder(limits), phase: phase.subscribe() };
-        // The task is awaited through `phase`: the channel closes when the task and all of its connections have ended.
-        drop(tokio::spawn(server.run(listeners)));
-        Self { phase, port }
+        // `shutdown` waits through `phase`: the channel closes when the task and all of its connections have ended.
+        Self { phase, port, _server: OwnedTask::spawn(server.run(listeners)) }
     }
 
     pub fn port(&self) -> u16 {

@@ -14,9 +14,9 @@ use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::client::conn::{TrySendError, http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use tasks::TaskGroup;
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
-use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::body::{RequestBody, RequestBodyEnd};
@@ -106,7 +106,7 @@ struct IdleConnection {
 pub(super) struct Pool {
     idle: Mutex<HashMap<SocketAddr, Vec<IdleConnection>>>,
     http2_senders: Mutex<HashMap<SocketAddr, http2::SendRequest<RequestBody>>>,
-    connection_tasks: Mutex<JoinSet<()>>,
+    connection_tasks: TaskGroup,
     idle_added: Notify,
 }
 
@@ -193,22 +193,16 @@ impl Pool {
         let (sender, driver) = http1::Builder::new().max_buf_size(BUFFER_BYTES_MAX).handshake(io).await?;
         // The task that waits for the response gets the driver's error too. Here it only means that the connection
         // ended.
-        self.spawn_driver(async move { drop(driver.with_upgrades().await) });
+        self.connection_tasks.spawn(async move { drop(driver.with_upgrades().await) });
         Ok(Sender::Http1(sender))
     }
 
     async fn start_http2(&self, address: SocketAddr, io: TokioIo<TcpStream>) -> hyper::Result<Sender> {
         let (mut sender, driver) = http2::Builder::new(TokioExecutor::new()).handshake(io).await?;
-        self.spawn_driver(async move { drop(driver.await) });
+        self.connection_tasks.spawn(async move { drop(driver.await) });
         poll_fn(|context| sender.poll_ready(context)).await?;
         lock(&self.http2_senders).insert(address, sender.clone());
         Ok(Sender::Http2(sender))
-    }
-
-    fn spawn_driver(&self, driver: impl Future<Output = ()> + Send + 'static) {
-        let mut drivers = lock(&self.connection_tasks);
-        while drivers.try_join_next().is_some() {}
-        drivers.spawn(driver);
     }
 
     /// Closes connections that were idle for too long. Runs until the proxy stops; without idle connections it never
@@ -235,8 +229,7 @@ impl Pool {
     pub(super) async fn close(&self) {
         lock(&self.idle).clear();
         lock(&self.http2_senders).clear();
-        let mut drivers = std::mem::take(&mut *lock(&self.connection_tasks));
-        drivers.shutdown().await;
+        self.connection_tasks.shutdown().await;
     }
 }
 

@@ -4,7 +4,7 @@
 //! handshake, the proxy copies bytes in both directions without interpreting them.
 
 use std::hash::{BuildHasher, RandomState};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::{CONNECTION, HOST, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, UPGRADE};
@@ -12,14 +12,14 @@ use http::request::Parts;
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
+use tasks::TaskGroup;
 use tokio::io::copy_bidirectional_with_sizes;
 use tokio::sync::Semaphore;
-use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::body::{RequestBody, ResponseBody};
 use super::forward::{Failure, send_request};
-use super::pool::{Pool, lock};
+use super::pool::Pool;
 use super::routes::Upstream;
 
 /// Starts after the handshake. A client that does not take over its connection within this time has disconnected.
@@ -75,21 +75,19 @@ fn websocket_key() -> String {
 /// The open tunnels. They are owned here, so that none outlives the proxy.
 #[derive(Debug)]
 pub(super) struct Tunnels {
-    running: Mutex<JoinSet<()>>,
+    running: TaskGroup,
     slots: Arc<Semaphore>,
 }
 
 impl Tunnels {
     pub(super) fn new(limit: usize) -> Self {
-        Self { running: Mutex::default(), slots: Arc::new(Semaphore::new(limit)) }
+        Self { running: TaskGroup::default(), slots: Arc::new(Semaphore::new(limit)) }
     }
 
     /// Returns false if too many tunnels are open.
     fn start(&self, client: OnUpgrade, service: OnUpgrade) -> bool {
         let Ok(slot) = self.slots.clone().try_acquire_owned() else { return false };
-        let mut running = lock(&self.running);
-        while running.try_join_next().is_some() {}
-        running.spawn(async move {
+        self.running.spawn(async move {
             copy_both_ways(client, service).await;
             drop(slot);
         });
@@ -97,8 +95,7 @@ impl Tunnels {
     }
 
     pub(super) async fn close(&self) {
-        let mut running = std::mem::take(&mut *lock(&self.running));
-        running.shutdown().await;
+        self.running.shutdown().await;
     }
 }
 

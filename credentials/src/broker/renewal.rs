@@ -37,7 +37,7 @@ impl Broker {
         entry.identity = Some(identity.clone());
         let broker = Arc::clone(self);
         // A separate task, so that the renewal continues if every requester disconnects.
-        tokio::spawn(async move {
+        self.tasks.spawn(async move {
             let fetched = tokio::time::timeout(source::FETCH_TIMEOUT, broker.fetch_lease(&identity, &request)).await;
             let fetched = fetched.unwrap_or_else(|_| Err(SourceProblem::Transient("no response".to_owned())));
             let outcome = broker.finish_renewal(&identity, &request, fetched);
@@ -136,7 +136,7 @@ impl Broker {
         // Weak references: the timer must not keep a dropped broker or a replaced lease alive.
         let (broker, name, weak_lease) = (Arc::downgrade(self), name.to_owned(), Arc::downgrade(lease));
         let request = request.clone();
-        tokio::spawn(async move {
+        self.tasks.spawn(async move {
             tokio::time::sleep(wait).await;
             let (Some(broker), Some(lease)) = (broker.upgrade(), weak_lease.upgrade()) else { return };
             let Ok(identity) = broker.identity(&name) else { return };
@@ -159,7 +159,7 @@ impl Broker {
         let Some(login) = lease.login_end.clone() else { return };
         let (broker, weak_lease, key) = (Arc::downgrade(self), Arc::downgrade(lease), request.lease_key(name));
         let at = schedule::warn_at(&login);
-        tokio::spawn(async move {
+        self.tasks.spawn(async move {
             // Sleep in short steps: timers do not advance while the machine is suspended, but the login still ends.
             while let Some(wait) = u64::try_from(at - now_milliseconds()).ok().filter(|wait| *wait > 0) {
                 tokio::time::sleep(Duration::from_millis(wait).min(SLEEP_MAX)).await;

@@ -6,6 +6,7 @@ use bollard::exec::{StartExecOptions, StartExecResults};
 use bollard::models::ExecConfig;
 use bollard::query_parameters::ResizeExecOptionsBuilder;
 use futures_util::StreamExt;
+use tasks::OwnedTask;
 use tokio::io::AsyncWriteExt;
 use tokio::sync::mpsc;
 
@@ -42,7 +43,7 @@ pub(super) async fn start_exec(engine: Engine, handle: String, request: ExecRequ
     if let Some((rows, columns)) = request.terminal_size {
         resize_terminal(&engine, &id, rows, columns).await;
     }
-    tokio::spawn(forward_input(engine.clone(), id.clone(), input, receiver));
+    let input_task = OwnedTask::spawn(forward_input(engine.clone(), id.clone(), input, receiver));
     let output_items = output.filter_map(|item| async move {
         // Errors of the stream are skipped, because the exit code that follows reports the result. With a terminal, the
         // engine sends one combined stream, which counts as standard output.
@@ -57,6 +58,8 @@ pub(super) async fn start_exec(engine: Engine, handle: String, request: ExecRequ
             .await
             .ok()
             .and_then(|response| response.exit_code);
+        // The task ends with the command, or when the output is dropped.
+        drop(input_task);
         ExecOutput::Exit(code.and_then(|code| i32::try_from(code).ok()).unwrap_or(255))
     });
     Ok(ExecSession { input: sender, output: output_items.chain(exit_item).boxed() })

@@ -56,7 +56,7 @@ async fn open_page(state: &ServerState, url: &str) {
         (true, Ok(uri)) => {
             let client = state.client.clone();
             let params = ShowDocumentParams { uri, external: Some(true), take_focus: Some(true), selection: None };
-            drop(tokio::spawn(async move { client.show_document(params).await }));
+            state.tasks.spawn(async move { drop(client.show_document(params).await) });
         }
         _ => state.client.show_message(MessageType::INFO, format!("open {url} in a browser on this machine")).await,
     }

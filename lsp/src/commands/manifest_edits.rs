@@ -39,7 +39,7 @@ pub(super) fn waive(state: &Arc<ServerState>, analysis: &Analysis, argument: &Ar
     if state.client_capabilities().apply_edit {
         let client = state.client.clone();
         let requested_edit = edit.clone();
-        drop(tokio::spawn(async move { client.apply_edit(requested_edit).await }));
+        state.tasks.spawn(async move { drop(client.apply_edit(requested_edit).await) });
     }
     Ok(json!(edit))
 }
@@ -68,7 +68,7 @@ pub(super) async fn move_to_vault(state: &Arc<ServerState>, root: &Path, argumen
     let edit = edits::workspace_edit(&analysis, &action.edits, state.workspace().encoding);
     // Not awaited: a client that rejects the edit leaves the literal in place, and the vault has it too.
     let client = state.client.clone();
-    drop(tokio::spawn(async move { client.apply_edit(edit).await }));
+    state.tasks.spawn(async move { drop(client.apply_edit(edit).await) });
     Ok(json!({ "secret": stored.secret }))
 }
 

@@ -75,9 +75,9 @@ pub async fn run(state: &Arc<ServerState>, params: ExecuteCommandParams) -> Resu
             let identity = argument
                 .identity
                 .ok_or_else(|| invalid_params_error("`pdev.login` needs `identity`, such as `shop-dev`"))?;
-            // Detached, because the user may take minutes. The timeout ends the task if the user never answers.
+            // Not awaited, because the user may take minutes. The timeout ends the task if the user never answers.
             let work = login::sign_in(Arc::clone(state), identity);
-            drop(tokio::spawn(async move { tokio::time::timeout(LOGIN_TIMEOUT, work).await }));
+            state.tasks.spawn(async move { drop(tokio::time::timeout(LOGIN_TIMEOUT, work).await) });
             Ok(None)
         }
         Command::Agent => with_reply_timeout(preview::start_agent(state)).await,
@@ -95,7 +95,7 @@ pub async fn run(state: &Arc<ServerState>, params: ExecuteCommandParams) -> Resu
             let root = root()?;
             let waiting = approve::waiting_approvals(state, &root, &argument)?;
             let work = approve::prompt_for_approvals(Arc::clone(state), root, waiting);
-            drop(tokio::spawn(async move { tokio::time::timeout(LOGIN_TIMEOUT, work).await }));
+            state.tasks.spawn(async move { drop(tokio::time::timeout(LOGIN_TIMEOUT, work).await) });
             Ok(None)
         }
         Command::Report => {

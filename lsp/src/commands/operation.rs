@@ -51,8 +51,8 @@ pub(super) fn spawn(
     argument: Argument,
 ) -> Option<Value> {
     let work = run_operation(Arc::clone(state), operation, root, argument.unit);
-    // The task is detached: it ends on its own with the operation, or with the timeout.
-    drop(tokio::spawn(async move { tokio::time::timeout(OPERATION_TIMEOUT, work).await }));
+    // Not awaited: the task ends with the operation, or with the timeout.
+    state.tasks.spawn(async move { drop(tokio::time::timeout(OPERATION_TIMEOUT, work).await) });
     None
 }
 

@@ -81,7 +81,7 @@ pub(super) fn open(state: &Arc<ServerState>, root: &Path, argument: &Argument) -
         // Not awaited: some clients respond only when the page is closed.
         let client = state.client.clone();
         let params = ShowDocumentParams { uri, external: Some(true), take_focus: Some(true), selection: None };
-        drop(tokio::spawn(async move { client.show_document(params).await }));
+        state.tasks.spawn(async move { drop(client.show_document(params).await) });
     }
     Ok(json!(url))
 }
