@@ -13,6 +13,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::stream::BoxStream;
+pub use host::ports::Listener;
 use plan::application::{PreviewId, PreviewName, RuntimeKind, Unit, UnitName};
 use plan::observed::{Exit, Images, Observed};
 use plan::target::Targets;
@@ -120,10 +121,24 @@ pub trait Driver: Send + Sync {
         Ok(false)
     }
 
+    /// Whether this unit listens on a port of this machine, and on which other ports it does. `None` if the runtime
+    /// itself publishes the ports of its units, so that no other program can have them.
+    async fn port_use(&self, _preview: &PreviewId, _unit: &str, _port: u16) -> Result<Option<PortUse>, Problem> {
+        Ok(None)
+    }
+
     /// The address at which this preview's containers reach local processes; the agent forwards from there.
     async fn gateway_address(&self, _preview: &PreviewId) -> Result<Option<IpAddr>, Problem> {
         Ok(None)
     }
+}
+
+/// Who listens on a port of this machine.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct PortUse {
+    pub listener: Listener,
+    /// The ports on which programs of the unit listen.
+    pub unit_ports: Vec<u16>,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Default)]

@@ -28,32 +28,79 @@ const COMMAND_MAX: usize = 80;
 /// The process that listens on this TCP port, on any address.
 #[must_use]
 pub fn find_port_owner(port: u16) -> Option<PortOwner> {
-    let tables = ["/proc/net/tcp", "/proc/net/tcp6"].map(|path| fs::read_to_string(path).unwrap_or_default());
-    let inodes: Vec<String> = tables
-        .iter()
-        .flat_map(|table| listening_inodes(table, port))
-        .map(|inode| format!("socket:[{inode}]"))
-        .collect();
-    if inodes.is_empty() {
-        return None;
-    }
+    let sockets = listening_sockets(port);
+    if sockets.is_empty() { None } else { find_socket_owner(&sockets) }
+}
+
+fn find_socket_owner(sockets: &[String]) -> Option<PortOwner> {
     // Forked servers share the socket, so several processes may match. The oldest one is usually the parent; pids are no
     // indication of age, because they start again from the lowest one.
-    let owners = all_pids().into_iter().filter(|pid| has_open_socket(*pid, &inodes));
+    let owners = all_pids().into_iter().filter(|pid| has_open_socket(*pid, sockets));
     let pid = owners.min_by_key(|pid| (processes::find(*pid).map_or(u64::MAX, |process| process.start), *pid))?;
     Some(PortOwner { pid: pid.cast_unsigned(), command: short_command_line(pid).unwrap_or_else(|| "?".to_owned()) })
 }
 
-/// Inodes of the sockets in state LISTEN on this port.
-fn listening_inodes(table: &str, port: u16) -> Vec<u64> {
+/// Who listens on a port.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Listener {
+    Nobody,
+    /// One of the expected processes.
+    Expected,
+    Other(PortOwner),
+    /// The kernel does not show this user whose socket it is.
+    Hidden,
+}
+
+/// Who listens on this TCP port. `expected` are probable owners; `is_expected` decides about all others, and is called
+/// only if none of the first is an owner.
+pub fn find_listener(port: u16, expected: &[i32], is_expected: impl Fn(i32) -> bool) -> Listener {
+    let sockets = listening_sockets(port);
+    if sockets.is_empty() {
+        return Listener::Nobody;
+    }
+    if expected.iter().any(|pid| has_open_socket(*pid, &sockets)) {
+        return Listener::Expected;
+    }
+    match find_socket_owner(&sockets) {
+        Some(owner) if is_expected(owner.pid.cast_signed()) => Listener::Expected,
+        Some(owner) => Listener::Other(owner),
+        None => Listener::Hidden,
+    }
+}
+
+/// The TCP ports on which these processes listen, in order.
+#[must_use]
+pub fn listening_ports(pids: &[i32]) -> Vec<u16> {
+    let mut found = std::collections::BTreeSet::new();
+    for (port, socket) in tables().iter().flat_map(|table| listening_entries(table)) {
+        let socket = [socket];
+        if !found.contains(&port) && pids.iter().any(|pid| has_open_socket(*pid, &socket)) {
+            found.insert(port);
+        }
+    }
+    found.into_iter().collect()
+}
+
+fn tables() -> [String; 2] {
+    ["/proc/net/tcp", "/proc/net/tcp6"].map(|path| fs::read_to_string(path).unwrap_or_default())
+}
+
+fn listening_sockets(port: u16) -> Vec<String> {
+    let tables = tables();
+    let entries = tables.iter().flat_map(|table| listening_entries(table));
+    entries.filter(|(listening, _)| *listening == port).map(|(_, socket)| socket).collect()
+}
+
+/// The ports of the sockets in state LISTEN, and their names in `/proc/PID/fd`.
+fn listening_entries(table: &str) -> impl Iterator<Item = (u16, String)> {
     const LISTEN: &str = "0A";
-    let inode_of = |line: &str| {
+    table.lines().skip(1).filter_map(|line| {
         let fields: Vec<&str> = line.split_ascii_whitespace().collect();
         let (_, hex) = fields.get(1)?.rsplit_once(':')?;
-        let is_match = u16::from_str_radix(hex, 16) == Ok(port) && *fields.get(3)? == LISTEN;
-        is_match.then(|| fields.get(9)?.parse().ok()).flatten()
-    };
-    table.lines().skip(1).filter_map(inode_of).collect()
+        let inode: u64 = fields.get(9)?.parse().ok()?;
+        let port = u16::from_str_radix(hex, 16).ok()?;
+        (*fields.get(3)? == LISTEN).then(|| (port, format!("socket:[{inode}]")))
+    })
 }
 
 fn short_command_line(pid: i32) -> Option<String> {
@@ -74,12 +121,29 @@ mod tests {
     use super::*;
 
     #[test]
-    fn listening_inodes_skips_other_ports_and_states() {
+    fn listening_entries_skip_other_states() {
         let table = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n\
              0: 0100007F:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000  0 0 4711 1\n\
              1: 0100007F:1F90 0100007F:9999 01 00000000:00000000 00:00000000 00000000  0 0 4712 1\n\
              2: 0100007F:1F91 00000000:0000 0A 00000000:00000000 00:00000000 00000000  0 0 4713 1\n";
-        assert_eq!(listening_inodes(table, 8080), [4711]);
+        let entries: Vec<_> = listening_entries(table).collect();
+        assert_eq!(entries, [(8080, "socket:[4711]".to_owned()), (8081, "socket:[4713]".to_owned())]);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn listener_is_expected_other_or_nobody() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let port = listener.local_addr().expect("bound").port();
+        let own_pid = std::process::id().cast_signed();
+        assert_eq!(find_listener(port, &[own_pid], |_| false), Listener::Expected);
+        assert_eq!(find_listener(port, &[], |pid| pid == own_pid), Listener::Expected);
+        assert!(
+            matches!(find_listener(port, &[], |_| false), Listener::Other(owner) if owner.pid == std::process::id())
+        );
+        assert!(listening_ports(&[own_pid]).contains(&port));
+        drop(listener);
+        assert_eq!(find_listener(port, &[own_pid], |_| false), Listener::Nobody);
     }
 
     #[cfg(target_os = "linux")]

@@ -91,16 +91,39 @@ impl ProcessTable {
 /// Children of the calling process, including adopted ones. The caller must have only one thread.
 #[must_use]
 pub fn own_children() -> Vec<i32> {
-    let pid = std::process::id();
-    // The file lists the children of one thread.
-    match fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")) {
-        Ok(list) => list.split_ascii_whitespace().filter_map(|pid| pid.parse().ok()).collect(),
-        // Kernels without CONFIG_PROC_CHILDREN have no such file; scan all processes instead.
-        Err(_) => {
-            let table = ProcessTable::read();
-            table.iter().filter(|process| process.parent == pid.cast_signed()).map(|process| process.pid).collect()
+    let pid = std::process::id().cast_signed();
+    children_of_thread(pid, pid).unwrap_or_else(|| {
+        let table = ProcessTable::read();
+        table.iter().filter(|process| process.parent == pid).map(|process| process.pid).collect()
+    })
+}
+
+/// `None` on kernels without CONFIG_PROC_CHILDREN, which have no such file.
+fn children_of_thread(pid: i32, thread: i32) -> Option<Vec<i32>> {
+    let list = fs::read_to_string(format!("/proc/{pid}/task/{thread}/children")).ok()?;
+    Some(list.split_ascii_whitespace().filter_map(|pid| pid.parse().ok()).collect())
+}
+
+/// The descendants of a process. Reads only files of these processes if the kernel has lists of children.
+#[must_use]
+pub fn descendants(root: i32) -> Vec<i32> {
+    if children_of_thread(root, root).is_none() {
+        return ProcessTable::read().descendants(&[root]).iter().map(|process| process.pid).collect();
+    }
+    let mut found = Vec::new();
+    let mut pending = vec![root];
+    while let Some(pid) = pending.pop() {
+        let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+        let threads = threads.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+        for child in threads.filter_map(|thread| children_of_thread(pid, thread)).flatten() {
+            // A recycled pid may make a process appear twice.
+            if !found.contains(&child) {
+                found.push(child);
+                pending.push(child);
+            }
         }
     }
+    found
 }
 
 /// Texts that are separated by NUL bytes in one file of `/proc`.

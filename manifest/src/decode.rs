@@ -285,6 +285,7 @@ fn probe(node: &Node) -> Option<Probe> {
         timeout: seconds("timeout", 1),
         failures: count("failures", 3),
         successes: count("successes", 1),
+        allows_any_listener: text(node, "listener").map(|word| Spanned::new(word.value == "any", word.span)),
     })
 }
 

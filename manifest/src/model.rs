@@ -170,6 +170,8 @@ pub struct Probe {
     pub timeout: Duration,
     pub failures: u32,
     pub successes: u32,
+    /// True if a program outside of the unit may listen on the port. `None` if not written.
+    pub allows_any_listener: Option<Spanned<bool>>,
 }
 
 #[derive(Clone, PartialEq, Debug)]

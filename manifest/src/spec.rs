@@ -264,6 +264,13 @@ pub static PROBE: Section = Section {
         key("timeout", Duration, "Limit of one check.", "1s"),
         key("failures", Integer { min: 1, max: 100 }, "Consecutive failures before the unit counts as unhealthy.", "3"),
         key("successes", Integer { min: 1, max: 100 }, "Consecutive successes before the unit counts as healthy.", "1"),
+        key(
+            "listener",
+            Choice(&["unit", "any"]),
+            "Who may listen on the probed port when a process becomes ready. `any` is for programs that start a listener \
+             as another user, for example through `sudo`.",
+            "unit: another program on the port would get the unit's requests",
+        ),
     ],
 };
 

@@ -295,6 +295,8 @@ pub struct Probe {
     pub timeout: Duration,
     pub failures: u32,
     pub successes: u32,
+    /// True if a program outside of the unit may listen on the port.
+    pub allows_any_listener: bool,
 }
 
 /// How to probe a unit. `port` is the name of one of the unit's ports.

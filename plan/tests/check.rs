@@ -80,6 +80,17 @@ fn unresolved_references_are_reported_in_unusable_manifest() {
     );
 }
 
+#[test]
+fn listener_is_reported_where_it_has_no_effect() {
+    let with = |service: &str| diagnostic_codes(&format!("pdev: 1\napp: x\nservices:\n  web: {{ {service} }}\n"));
+    let process = "port: 80, process: { command: [x] }, runtime: process";
+    let ready = "{ tcp: main, listener: any }";
+    assert!(!with(&format!("{process}, health: {{ ready: {ready} }}")).contains(&"PD0112"));
+    assert!(with(&format!("{process}, health: {{ live: {ready} }}")).contains(&"PD0112"));
+    assert!(with(&format!("{process}, health: {{ ready: {{ exec: [x], listener: any }} }}")).contains(&"PD0112"));
+    assert!(with(&format!("image: a, port: 80, runtime: docker, health: {{ ready: {ready} }}")).contains(&"PD0112"));
+}
+
 /// `diagnose` takes a shorter path than `resolve`. Both have to report the same diagnostics.
 #[test]
 fn diagnose_matches_full_resolve() {

@@ -201,6 +201,7 @@ fn hash_depends_only_on_user_intent() {
 fn probe_port_is_found_by_name_or_number() {
     let mut shop = shop();
     let probe = |port: Option<&str>| Probe {
+        allows_any_listener: None,
         span: Span::default(),
         check: Check::Http {
             path: spanned("/z".into()),
@@ -215,6 +216,7 @@ fn probe_port_is_found_by_name_or_number() {
         successes: 1,
     };
     let tcp = ReadyCheck::Probe(plan::application::Probe {
+        allows_any_listener: false,
         check: plan::application::Check::Tcp { port: "main".into() },
         interval: std::time::Duration::from_secs(10),
         timeout: std::time::Duration::from_secs(1),

@@ -81,6 +81,46 @@ fn port_conflict_names_owning_process() {
     sandbox.pdev(&["up"]).fails_with(1).prints(&port.to_string()).prints(&std::process::id().to_string());
 }
 
+/// A program takes the port after the unit was started and before the unit listens. Its answers must not count.
+#[test]
+fn listener_of_other_program_does_not_make_unit_ready() {
+    let sandbox = Sandbox::without_docker();
+    let program =
+        "echo $PORT > port; while [ ! -e go ]; do sleep 0.05; done; exec python3 -m http.server --bind 127.0.0.1 $PORT";
+    sandbox.write("pdev.yaml", &manifest(&format!("{{ port: 8080, process: {{ command: '{program}' }} }}")));
+    sandbox.pdev(&["up", "--detach"]).ok();
+    let written = || std::fs::read_to_string(sandbox.project().join("port")).unwrap_or_default().trim().parse().ok();
+    wait_until("the unit knows its port", Duration::from_secs(20), || written().is_some());
+    let port: u16 = written().unwrap();
+    let stranger = std::net::TcpListener::bind(("127.0.0.1", port)).unwrap();
+    let unit = || sandbox.status(&sandbox.project())["units"][0].clone();
+    wait_until("the owner of the port is named", Duration::from_secs(20), || {
+        let reason = unit()["reason"].as_str().unwrap_or_default().to_owned();
+        reason.contains(&format!("port {port} is taken by"))
+            && reason.contains(&format!("(pid {}), which does not belong to this unit", std::process::id()))
+    });
+    assert_eq!(unit()["state"], "starting");
+    drop(stranger);
+    std::fs::write(sandbox.project().join("go"), "").unwrap();
+    sandbox.pdev(&["wait"]).ok();
+    assert_eq!(unit()["state"], "ready");
+}
+
+#[test]
+fn program_that_ignores_its_port_is_told_where_it_listens() {
+    let sandbox = Sandbox::without_docker();
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let service = format!(
+        "{{ port: 8080, health: {{ start_limit: 2s }}, process: {{ command: [python3, -m, http.server, --bind, 127.0.0.1, '{free}'] }} }}"
+    );
+    sandbox.write("pdev.yaml", &manifest(&service));
+    sandbox
+        .pdev(&["up"])
+        .fails_with(1)
+        .prints(&format!("it listens on port {free}, not on port"))
+        .prints("variable `PORT`");
+}
+
 #[test]
 fn down_during_up_stops_all_programs() {
     let sandbox = Sandbox::without_docker();

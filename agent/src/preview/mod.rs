@@ -13,6 +13,7 @@ mod kept_options;
 mod live_state;
 pub mod naming;
 mod outcome;
+mod port_owner;
 mod prepare;
 mod readiness;
 mod stop;

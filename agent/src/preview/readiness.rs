@@ -17,6 +17,7 @@ use protocol::Problem;
 use protocol::status::UnitState;
 use tokio::time::Instant;
 
+use super::port_owner::{self, PortMismatch};
 use super::{Context, Message, crash_report};
 use crate::probe::{self, ProbeResult, ProbeSchedule};
 
@@ -99,7 +100,11 @@ async fn probe_until_ready(
     let waiting_for = probe::describe_check(&ready_probe.check);
     context.published.edit_unit(&unit.name, |status| status.reason = Some(format!("waiting for {waiting_for}")));
     loop {
-        match probe_once(context, scope, unit, ready_probe).await {
+        let result = match probe_once(context, scope, unit, ready_probe).await {
+            ProbeResult::Success => port_owner::check(context, scope, unit, ready_probe).await,
+            failure @ ProbeResult::Failure(_) => failure,
+        };
+        match result {
             ProbeResult::Success => {
                 successes += 1;
                 if successes >= ready_probe.successes.max(1) {
@@ -112,7 +117,8 @@ async fn probe_until_ready(
                 context.published.edit_unit(&unit.name, |status| status.reason = Some(reason));
                 // Checked only after a failed probe, so that every unit is probed at least once.
                 if Instant::now() >= deadline {
-                    return Err(never_healthy_problem(unit, &cause));
+                    let ports = port_owner::ports_of_unit(context, scope, unit, ready_probe).await;
+                    return Err(never_healthy_problem(unit, &cause, ports.as_ref()));
                 }
             }
         }
@@ -120,15 +126,19 @@ async fn probe_until_ready(
     }
 }
 
-fn never_healthy_problem(unit: &Unit, cause: &str) -> Problem {
+fn never_healthy_problem(unit: &Unit, cause: &str, ports: Option<&PortMismatch>) -> Problem {
     let limit = unit.health.start_limit.as_secs();
-    Problem::new("never_healthy", 0, format!("it did not become healthy within {limit} s; last probe: {cause}"))
-        .unit(&unit.name)
-        .hint(format!(
-            "Read its output with `pdev logs {}`. If it only needs more time, set `health: {{ start_limit: {}s }}`.",
-            unit.name,
-            limit * 3
-        ))
+    let problem =
+        Problem::new("never_healthy", 0, format!("it did not become healthy within {limit} s; last probe: {cause}"))
+            .unit(&unit.name);
+    if let Some(mismatch) = ports {
+        return Problem { title: format!("{}; {mismatch}", problem.title), ..problem }.hint(mismatch.hint());
+    }
+    problem.hint(format!(
+        "Read its output with `pdev logs {}`. If it only needs more time, set `health: {{ start_limit: {}s }}`.",
+        unit.name,
+        limit * 3
+    ))
 }
 
 async fn probe_once(context: &Context, scope: &Scope, unit: &Unit, unit_probe: &Probe) -> ProbeResult {

@@ -30,7 +30,7 @@ use plan::observed::{Images, Observed};
 use plan::step::Action;
 
 use crate::driver::{
-    DiscoveredPreview, Driver, ExecRequest, ExecSession, Locations, LogLine, LogRequest, Problem, ProblemKind,
+    DiscoveredPreview, Driver, ExecRequest, ExecSession, Locations, LogLine, LogRequest, PortUse, Problem, ProblemKind,
     RuntimeEvent, Scope, StepOutcome,
 };
 use connection::KeeperStarter;
@@ -135,6 +135,17 @@ impl Driver for ProcessDriver {
         run_blocking(move || {
             let keeper = records.read_living_keeper().ok().flatten();
             Ok(keeper.is_some_and(|keeper| peer::peer_is_unit(&keeper.nonce, &unit, peer, local)))
+        })
+        .await
+    }
+
+    async fn port_use(&self, preview: &PreviewId, unit: &str, port: u16) -> Result<Option<PortUse>, Problem> {
+        if !cfg!(target_os = "linux") {
+            return Ok(None);
+        }
+        let (records, unit) = (RecordStore::new(&self.previews_folder.join(&preview.0)), unit.to_owned());
+        run_blocking(move || {
+            Ok(records.read_living_keeper().ok().flatten().map(|keeper| peer::port_use(&keeper, &unit, port)))
         })
         .await
     }

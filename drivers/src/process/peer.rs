@@ -5,13 +5,27 @@
 use std::net::SocketAddr;
 
 use host::connections::peer_pids;
-use host::processes::environment;
+use host::ports::{find_listener, listening_ports};
+use host::processes::{descendants, environment};
 
 use super::kernel::MARKER;
+use super::record::KeeperRecord;
+use crate::driver::PortUse;
 
 /// Whether the process at the other end of a connection was started for this unit by the keeper with this nonce.
 pub(super) fn peer_is_unit(nonce: &str, unit: &str, peer: SocketAddr, local: SocketAddr) -> bool {
     peer_pids(peer, local, |pid| belongs_to_unit(pid, nonce, unit)).next().is_some()
+}
+
+/// Who listens on a port that belongs to this unit.
+pub(super) fn port_use(keeper: &KeeperRecord, unit: &str, port: u16) -> PortUse {
+    // The keeper adopts programs that detach from their parent. Descent is checked first because it is cheap, and because
+    // some programs overwrite the memory of their environment (postgres and nginx, to show their state in `ps`).
+    let programs = descendants(keeper.process.pid);
+    let is_program = |pid: &i32| belongs_to_unit(*pid, &keeper.nonce, unit);
+    let listener = find_listener(port, &programs, |pid| is_program(&pid));
+    let unit_programs: Vec<i32> = programs.into_iter().filter(is_program).collect();
+    PortUse { listener, unit_ports: listening_ports(&unit_programs) }
 }
 
 fn belongs_to_unit(pid: i32, nonce: &str, unit: &str) -> bool {

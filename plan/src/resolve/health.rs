@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use manifest::model;
+use manifest::{Diagnostic, Severity, model};
 
 use super::units::UnitBuilder;
 use crate::application::{Argv, Check, Health, PortProtocol, Probe, ReadyCheck};
@@ -18,6 +18,7 @@ pub(super) fn tcp_probe(port: &str) -> Probe {
         timeout: Duration::from_secs(1),
         failures: 3,
         successes: 1,
+        allows_any_listener: false,
     }
 }
 
@@ -43,7 +44,28 @@ fn default_ready_check(builder: &UnitBuilder<'_, '_>) -> ReadyCheck {
         .map_or(ReadyCheck::StaysUp(STAYS_UP_DURATION), |port| ReadyCheck::Probe(tcp_probe(port)))
 }
 
+/// Reports `listener` where it has no effect.
+fn check_listener(builder: &mut UnitBuilder<'_, '_>, probe: &model::Probe, key: &str) {
+    let Some(written) = &probe.allows_any_listener else { return };
+    let reason = if key == "live" {
+        "`listener` is checked only when a unit becomes ready"
+    } else if matches!(probe.check, model::Check::Exec { .. }) {
+        "`listener` has no effect on `exec`, which probes no port"
+    } else if !builder.draft.runtime.capabilities().addressing.assigns_ports() {
+        "`listener` has no effect here: the runtime publishes the port, so no other program can have it"
+    } else {
+        return;
+    };
+    let path = format!("{}.health.{key}.listener", builder.draft.path);
+    builder.diagnostics.push(
+        Diagnostic::new(manifest::codes::BAD_VALUE, Severity::Warning, written.span, reason.to_owned())
+            .at_path(path)
+            .help("Remove it."),
+    );
+}
+
 fn resolve_probe(builder: &mut UnitBuilder<'_, '_>, probe: &model::Probe, key: &str) -> Option<Probe> {
+    check_listener(builder, probe, key);
     let check = match &probe.check {
         model::Check::Http { path: url_path, port, host, headers, status } => Check::Http {
             port: probe_port_name(builder, port.as_ref())?,
@@ -70,6 +92,7 @@ fn resolve_probe(builder: &mut UnitBuilder<'_, '_>, probe: &model::Probe, key: &
         timeout: probe.timeout,
         failures: probe.failures,
         successes: probe.successes,
+        allows_any_listener: probe.allows_any_listener.as_ref().is_some_and(|allowed| allowed.value),
     })
 }
 
