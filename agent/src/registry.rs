@@ -20,7 +20,7 @@ use protocol::request::UpRequest;
 use serde::{Deserialize, Serialize};
 
 use crate::disk::Snapshot;
-use crate::preview::KeptOptions;
+use crate::preview::RetainedOptions;
 
 /// Below Linux's default range for outgoing connections (32768 and up), so that the kernel does not assign one of these
 /// ports to an unrelated connection.
@@ -47,7 +47,7 @@ pub struct Record {
     pub request: UpRequest,
     /// The options that complete each request.
     #[serde(default)]
-    pub kept_options: KeptOptions,
+    pub retained_options: RetainedOptions,
     /// The files that the last accepted `up` read, so that the preview can be managed after the manifest is deleted.
     pub snapshot: Snapshot,
     /// Earlier branch labels. Their hosts answer with the new address.
@@ -237,7 +237,7 @@ impl Record {
             ports: BTreeMap::new(),
             intent: Intent::Idle,
             request,
-            kept_options: KeptOptions::default(),
+            retained_options: RetainedOptions::default(),
             snapshot: Snapshot::default(),
             former_labels: Vec::new(),
             targets: Targets::default(),

@@ -43,7 +43,7 @@ fn find_socket_owner(sockets: &[String]) -> Option<PortOwner> {
 /// Who listens on a port.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Listener {
-    Nobody,
+    Absent,
     /// One of the expected processes.
     Expected,
     Other(PortOwner),
@@ -56,7 +56,7 @@ pub enum Listener {
 pub fn find_listener(port: u16, expected: &[i32], is_expected: impl Fn(i32) -> bool) -> Listener {
     let sockets = listening_sockets(port);
     if sockets.is_empty() {
-        return Listener::Nobody;
+        return Listener::Absent;
     }
     if expected.iter().any(|pid| has_open_socket(*pid, &sockets)) {
         return Listener::Expected;
@@ -132,7 +132,7 @@ mod tests {
 
     #[cfg(target_os = "linux")]
     #[test]
-    fn listener_is_expected_other_or_nobody() {
+    fn listener_is_expected_other_or_absent() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
         let port = listener.local_addr().expect("bound").port();
         let own_pid = std::process::id().cast_signed();
@@ -143,7 +143,7 @@ mod tests {
         );
         assert!(listening_ports(&[own_pid]).contains(&port));
         drop(listener);
-        assert_eq!(find_listener(port, &[own_pid], |_| false), Listener::Nobody);
+        assert_eq!(find_listener(port, &[own_pid], |_| false), Listener::Absent);
     }
 
     #[cfg(target_os = "linux")]

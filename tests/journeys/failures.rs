@@ -107,7 +107,7 @@ fn listener_of_other_program_does_not_make_unit_ready() {
 }
 
 #[test]
-fn program_that_ignores_its_port_is_told_where_it_listens() {
+fn ignored_port_error_names_where_program_listens() {
     let sandbox = Sandbox::without_docker();
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let service = format!(

@@ -108,9 +108,9 @@ fn options_of_up_hold_until_reset() {
     let runtime = || find_unit(&sandbox.status(&project), "box")["runtime"].as_str().unwrap().to_owned();
     sandbox.pdev(&["up", "--runtime", "process", "--set", "vars.level=high"]).ok().prints("--runtime process");
     assert_eq!(runtime(), "process");
-    let kept = "keeps the options `--runtime process --set vars.level=high`";
-    sandbox.pdev(&["up"]).ok().prints("nothing changed").prints(kept);
-    sandbox.pdev(&["plan"]).ok().prints(kept);
+    let note = "keeps the options `--runtime process --set vars.level=high`";
+    sandbox.pdev(&["up"]).ok().prints("nothing changed").prints(note);
+    sandbox.pdev(&["plan"]).ok().prints(note);
     sandbox.pdev(&["run", "show"]).ok();
     // Options of `plan` are not recorded.
     sandbox.pdev(&["plan", "--set", "vars.level=mid"]).ok().prints("env.LEVEL");

@@ -9,13 +9,13 @@ mod crash_report;
 mod desired_state;
 mod down;
 mod execute;
-mod kept_options;
 mod live_state;
 pub mod naming;
 mod outcome;
 mod port_owner;
 mod prepare;
 mod readiness;
+mod retained_options;
 mod stop;
 mod supervisor;
 mod targets;
@@ -31,7 +31,7 @@ use tokio::sync::{mpsc, oneshot};
 
 pub use actor::start_actor;
 pub use desired_state::{DesiredState, ManifestSource, resolve_desired_state};
-pub use kept_options::KeptOptions;
+pub use retained_options::RetainedOptions;
 pub use up::plan_up;
 
 use self::outcome::Outcome;

@@ -158,8 +158,8 @@ pub fn bind_preview(shared: &Arc<Shared>, request: &UpRequest) -> Result<(Previe
     let identity = CheckoutIdentity::of_folder(&folder)?;
     let environment = request.environment.as_deref().unwrap_or(DEFAULT_ENVIRONMENT);
     let id = identity.preview_id(environment);
-    let kept_options = shared.registry.get(&id).map(|record| record.kept_options).unwrap_or_default();
-    let request = kept_options.complete(request.clone());
+    let retained_options = shared.registry.get(&id).map(|record| record.retained_options).unwrap_or_default();
+    let request = retained_options.complete(request.clone());
     let loaded = desired_state::load_manifest(&request, &ManifestSource::Disk)?;
     // Two concurrent first `up`s must not choose the same label.
     let _naming_guard = shared.naming_lock.lock().unwrap_or_else(PoisonError::into_inner);

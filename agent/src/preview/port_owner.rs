@@ -20,7 +20,7 @@ pub(super) async fn check(context: &Context, scope: &Scope, unit: &Unit, ready_p
     };
     let unit_ports = describe_ports(&port_use.unit_ports, port);
     match port_use.listener {
-        Listener::Expected | Listener::Nobody => ProbeResult::Success,
+        Listener::Expected | Listener::Absent => ProbeResult::Success,
         Listener::Other(owner) => {
             ProbeResult::Failure(format!("port {port} is taken{owner}, which does not belong to this unit{unit_ports}"))
         }

@@ -19,10 +19,10 @@ use protocol::status::UnitState;
 use protocol::{EventKind, Problem};
 
 use super::desired_state::{DesiredState, ManifestSource};
-use super::kept_options::KeptOptions;
 use super::live_state::subscribe_to_runtime;
 use super::outcome::Outcome;
 use super::prepare::{PreparedPlan, prepare_plan, used_runtimes};
+use super::retained_options::RetainedOptions;
 use super::supervisor::mark_starting;
 use super::{Context, Message, UnitSecrets, execute, naming, stop};
 use crate::approvals::Purpose;
@@ -74,7 +74,7 @@ async fn bring_up(
     if let Some(note) = session_previews::session_note(&record) {
         context.published.publish_event(note);
     }
-    for note in desired.notes.iter().cloned().chain(KeptOptions::of(request).note()) {
+    for note in desired.notes.iter().cloned().chain(RetainedOptions::of(request).note()) {
         context.published.publish_event(EventKind::Noted { text: note });
     }
     context.published.publish_event(EventKind::Planned { plan: convert::plan_view(&plan) });
@@ -158,7 +158,7 @@ fn record_intent(
         record.targets = targets.clone();
         record.request = UpRequest { services, ..recorded_request };
         if source.is_disk() && !is_job_run {
-            record.kept_options = KeptOptions::of(request);
+            record.retained_options = RetainedOptions::of(request);
         }
         if source.is_disk() {
             let is_selected =
@@ -388,7 +388,7 @@ pub async fn plan_up(shared: &Arc<Shared>, request: &UpRequest) -> Result<PlanRe
     let prepared =
         prepare_plan(shared, &record, &request, &ManifestSource::Disk, &handle.published, Purpose::Plan).await?;
     let mut notes = prepared.desired.notes;
-    notes.extend(KeptOptions::of(&request).note());
+    notes.extend(record.retained_options.note());
     if let Some(missing) = missing_secrets_problem(&prepared.desired.missing_secrets) {
         notes.push(missing.title);
     }

@@ -41,6 +41,18 @@ fn status(folder: &str) -> Value {
     status
 }
 
+/// The status after these events. The server may fetch it at any time, so it must not contradict an event.
+fn status_after(folder: &str, kinds: &[Value]) -> Value {
+    let mut status = status(folder);
+    for changed in kinds.iter().filter(|kind| kind["event"] == "unit_changed").map(|kind| &kind["unit"]) {
+        let units = status["units"].as_array_mut().unwrap();
+        if let Some(unit) = units.iter_mut().find(|unit| unit["name"] == changed["name"]) {
+            *unit = changed.clone();
+        }
+    }
+    status
+}
+
 /// A response with these events. The stream stays open after them.
 fn event_stream_response(folder: &str, kinds: &[Value]) -> Vec<u8> {
     let mut bytes =
@@ -82,7 +94,7 @@ async fn start_fixture(kinds: Vec<Value>, plan: Vec<Value>) -> LiveFixture {
         match () {
             () if request.starts_with("GET /v1/agent ") => fake::agent_info_response(1),
             () if request.starts_with("GET /v1/previews ") => {
-                http_json("200 OK", &json!([status(&folder)]).to_string())
+                http_json("200 OK", &json!([status_after(&folder, &kinds)]).to_string())
             }
             () if request.starts_with("GET /v1/events ") => {
                 [fake::KEEP_OPEN_PREFIX, &event_stream_response(&folder, &kinds)].concat()

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
-pub struct KeptOptions {
+pub struct RetainedOptions {
     #[serde(skip_serializing_if = "Option::is_none")]
     runtime: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -14,7 +14,7 @@ pub struct KeptOptions {
     sets: Vec<String>,
 }
 
-impl KeptOptions {
+impl RetainedOptions {
     /// The options of a completed request, which an accepted `up` records.
     pub(super) fn of(request: &UpRequest) -> Self {
         Self { runtime: request.runtime.clone(), name: request.name.clone(), sets: request.sets.clone() }
@@ -25,9 +25,9 @@ impl KeptOptions {
         if request.reset {
             return request;
         }
-        let is_overridden = |kept: &String| request.sets.iter().any(|set| path_of(set) == path_of(kept));
-        let kept_sets = self.sets.iter().filter(|kept| !is_overridden(kept)).cloned();
-        let sets = kept_sets.chain(request.sets.iter().cloned()).collect();
+        let is_overridden = |retained: &String| request.sets.iter().any(|set| path_of(set) == path_of(retained));
+        let retained_sets = self.sets.iter().filter(|retained| !is_overridden(retained)).cloned();
+        let sets = retained_sets.chain(request.sets.iter().cloned()).collect();
         let runtime = request.runtime.clone().or_else(|| self.runtime.clone());
         let name = request.name.clone().or_else(|| self.name.clone());
         UpRequest { runtime, name, sets, ..request }
@@ -61,16 +61,16 @@ mod tests {
             reset,
             ..UpRequest::default()
         };
-        let kept = KeptOptions::of(&request(Some("process"), &["vars.a=1", "vars.b=1"], false));
-        let completed = kept.complete(request(None, &["vars.b=2"], false));
+        let retained = RetainedOptions::of(&request(Some("process"), &["vars.a=1", "vars.b=1"], false));
+        let completed = retained.complete(request(None, &["vars.b=2"], false));
         assert_eq!(
             (completed.runtime.as_deref(), completed.sets),
             (Some("process"), vec!["vars.a=1".into(), "vars.b=2".into()])
         );
-        assert_eq!(kept.complete(request(Some("docker"), &[], false)).runtime.as_deref(), Some("docker"));
-        let reset = kept.complete(request(None, &[], true));
+        assert_eq!(retained.complete(request(Some("docker"), &[], false)).runtime.as_deref(), Some("docker"));
+        let reset = retained.complete(request(None, &[], true));
         assert_eq!((reset.runtime, reset.sets.len()), (None, 0));
-        assert!(kept.note().is_some_and(|note| note.contains("`--runtime process --set vars.a=1 --set vars.b=1`")));
-        assert_eq!(KeptOptions::default().note(), None);
+        assert!(retained.note().is_some_and(|note| note.contains("`--runtime process --set vars.a=1 --set vars.b=1`")));
+        assert_eq!(RetainedOptions::default().note(), None);
     }
 }
