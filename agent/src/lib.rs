@@ -21,6 +21,7 @@ pub mod probe;
 pub mod proxy;
 pub mod published_status;
 pub mod registry;
+pub mod retained_options;
 pub mod routing;
 pub mod runtimes;
 pub mod session_previews;

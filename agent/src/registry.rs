@@ -20,7 +20,7 @@ use protocol::request::UpRequest;
 use serde::{Deserialize, Serialize};
 
 use crate::disk::Snapshot;
-use crate::preview::RetainedOptions;
+use crate::retained_options::RetainedOptions;
 
 /// Below Linux's default range for outgoing connections (32768 and up), so that the kernel does not assign one of these
 /// ports to an unrelated connection.

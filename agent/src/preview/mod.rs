@@ -15,7 +15,6 @@ mod outcome;
 mod port_owner;
 mod prepare;
 mod readiness;
-mod retained_options;
 mod stop;
 mod supervisor;
 mod targets;
@@ -31,7 +30,6 @@ use tokio::sync::{mpsc, oneshot};
 
 pub use actor::start_actor;
 pub use desired_state::{DesiredState, ManifestSource, resolve_desired_state};
-pub use retained_options::RetainedOptions;
 pub use up::plan_up;
 
 use self::outcome::Outcome;

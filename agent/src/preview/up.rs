@@ -22,13 +22,13 @@ use super::desired_state::{DesiredState, ManifestSource};
 use super::live_state::subscribe_to_runtime;
 use super::outcome::Outcome;
 use super::prepare::{PreparedPlan, prepare_plan, used_runtimes};
-use super::retained_options::RetainedOptions;
 use super::supervisor::mark_starting;
 use super::{Context, Message, UnitSecrets, execute, naming, stop};
 use crate::approvals::Purpose;
 use crate::convert;
 use crate::published_status::PublishedStatus;
 use crate::registry::{Intent, PortReservation, reserve_port};
+use crate::retained_options::RetainedOptions;
 use crate::session_previews;
 use crate::shared::Shared;
 

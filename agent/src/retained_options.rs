@@ -16,12 +16,12 @@ pub struct RetainedOptions {
 
 impl RetainedOptions {
     /// The options of a completed request, which an accepted `up` records.
-    pub(super) fn of(request: &UpRequest) -> Self {
+    pub fn of(request: &UpRequest) -> Self {
         Self { runtime: request.runtime.clone(), name: request.name.clone(), sets: request.sets.clone() }
     }
 
     /// Adds these options to a request that does not contradict them. A later `--set` of the same path wins.
-    pub(super) fn complete(&self, request: UpRequest) -> UpRequest {
+    pub fn complete(&self, request: UpRequest) -> UpRequest {
         if request.reset {
             return request;
         }
@@ -34,7 +34,7 @@ impl RetainedOptions {
     }
 
     /// Tells the user which options are in effect; `None` without any.
-    pub(super) fn note(&self) -> Option<String> {
+    pub fn note(&self) -> Option<String> {
         let runtime = self.runtime.iter().map(|runtime| format!("--runtime {runtime}"));
         let name = self.name.iter().map(|name| format!("--name {name}"));
         let sets = self.sets.iter().map(|set| format!("--set {set}"));
