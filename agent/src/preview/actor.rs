@@ -84,7 +84,10 @@ impl Actor {
             Message::Down { volumes, reply } => self.down(volumes, reply),
             Message::Restart { units, reply } => self.restart(units, reply),
             Message::StopUnits { units, reply } => self.stop_units(units, reply),
-            Message::Recover { reason } => self.recover(reason),
+            Message::Recover { reason, begun } => {
+                self.recover(reason);
+                drop(begun);
+            }
             Message::RuntimeEvent { event } => self.supervisor.handle_runtime_event(event),
             Message::RuntimeLost { runtime, reason, subscription } => {
                 self.supervisor.handle_runtime_lost(runtime, &reason, subscription);

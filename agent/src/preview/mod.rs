@@ -71,6 +71,8 @@ pub enum Message {
     /// Restore the state that the last accepted request asked for, after a restart of the agent or of the engine.
     Recover {
         reason: &'static str,
+        /// Dropped when the operation has begun.
+        begun: Option<oneshot::Sender<()>>,
     },
     RuntimeEvent {
         event: RuntimeEvent,
@@ -134,8 +136,13 @@ impl PreviewHandle {
         self.request_operation(|reply| Message::StopUnits { units, reply }).await
     }
 
+    /// Returns when the operation has begun, so that requests from then on wait for its units.
     pub async fn recover(&self, reason: &'static str) {
-        drop(self.sender.send(Message::Recover { reason }).await);
+        let (begun, has_begun) = oneshot::channel();
+        if self.sender.send(Message::Recover { reason, begun: Some(begun) }).await.is_ok() {
+            // An error is the normal case: the actor drops the sender.
+            drop(has_begun.await);
+        }
     }
 
     pub async fn stop(&self) {

@@ -300,7 +300,7 @@ async fn wait_until_reachable(context: Context, target: Target) {
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(BACK_OFF_MAX);
     }
-    drop(context.mailbox.send(Message::Recover { reason: "an engine answers again" }).await);
+    drop(context.mailbox.send(Message::Recover { reason: "an engine answers again", begun: None }).await);
 }
 
 /// Retries with increasing pauses until the runtime answers, then sends the actor what has happened in the meantime.
@@ -346,9 +346,16 @@ async fn reattach_runtime(context: Context, scope: Scope, runtime: RuntimeKind) 
         drop(context.mailbox.send(message).await);
     }
     if has_ended_units {
-        drop(context.mailbox.send(Message::Recover { reason: "the container engine was restarted" }).await);
+        drop(
+            context.mailbox.send(Message::Recover { reason: "the container engine was restarted", begun: None }).await,
+        );
     } else if has_missing_units {
-        drop(context.mailbox.send(Message::Recover { reason: "the runtime came back without its units" }).await);
+        drop(
+            context
+                .mailbox
+                .send(Message::Recover { reason: "the runtime came back without its units", begun: None })
+                .await,
+        );
     }
 }
 
