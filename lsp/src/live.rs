@@ -82,9 +82,16 @@ impl LiveState {
         problems
     }
 
-    #[must_use]
-    pub fn drift(&self, manifest: &Path) -> &[StepView] {
-        self.drift.get(manifest).map_or(&[], Vec::as_slice)
+    /// The steps of an `up` now. A unit that the user stopped is no drift. Units stop and start without a new plan, so
+    /// each reading compares with the current states.
+    pub fn drift<'a>(&'a self, manifest: &Path, environment: &str) -> impl Iterator<Item = &'a StepView> {
+        let units = self.preview(manifest, environment).map(|preview| preview.units.as_slice()).unwrap_or_default();
+        let is_stopped =
+            move |name: &String| units.iter().any(|status| status.name == *name && status.state == UnitState::Stopped);
+        self.drift.get(manifest).into_iter().flatten().filter(move |step| {
+            let is_absence = DriftCause::parse(&step.cause).is_some_and(DriftCause::means_not_running);
+            !is_absence || !step.unit.as_ref().is_some_and(is_stopped)
+        })
     }
 
     /// Whether a diagnostic contains the log lines of this unit.
@@ -92,11 +99,6 @@ impl LiveState {
     pub fn is_log_tail_shown(&self, (preview, unit): &log_tail::UnitKey) -> bool {
         let units = self.previews.get(preview).map(|preview| preview.units.as_slice()).unwrap_or_default();
         units.iter().any(|status| status.name == *unit && unit_health(Some(status.state)) == Health::Unhealthy)
-    }
-
-    fn is_stopped(&self, manifest: &Path, environment: &str, unit: &str) -> bool {
-        let units = self.preview(manifest, environment).map(|preview| preview.units.as_slice()).unwrap_or_default();
-        units.iter().any(|status| status.name == unit && status.state == UnitState::Stopped)
     }
 
     fn reset(&mut self, agent: AgentState) {
@@ -306,20 +308,11 @@ pub async fn refresh_drift(state: &Arc<ServerState>) {
                 matches!(preview.state, Ready | Degraded)
             })
         });
-        let mut steps = if running {
+        let steps = if running {
             fetch_drift_steps(&state.agent_socket, up_request(state, &root)).await.unwrap_or_default()
         } else {
             Vec::new()
         };
-        // The user stopped this unit on purpose, so its absence is no drift.
-        steps.retain(|step| {
-            let is_absence = DriftCause::parse(&step.cause).is_some_and(DriftCause::means_not_running);
-            !is_absence
-                || step
-                    .unit
-                    .as_ref()
-                    .is_none_or(|unit| !state.with_live(|live| live.is_stopped(&root, &environment, unit)))
-        });
         let changed = state.change_live(|live| {
             let before = live.drift.insert(root.clone(), steps.clone()).unwrap_or_default();
             before != steps

@@ -66,7 +66,7 @@ fn append_preview(text: &mut String, state: &ServerState, root: &Path, environme
         for problem in live.problems(preview) {
             append_line(text, &format!("  problem {}: {}", problem.code, problem.title));
         }
-        for step in live.drift(root) {
+        for step in live.drift(root, environment) {
             append_line(text, &format!("  drift: {} ({})", step.text, step.because));
         }
     });

@@ -118,7 +118,7 @@ impl LiveContext<'_> {
             (_, Some(preview)) => {
                 let state = format!("{}: {}", preview.preview.title, preview_state_label(preview.state));
                 lenses.push(preview_lens(&state, ServerCommand::Status));
-                let drift = self.live.drift(&self.snapshot.path).len();
+                let drift = self.live.drift(&self.snapshot.path, self.environment).count();
                 let up = if drift > 0 { format!("▶ up ({drift} changes)") } else { "▶ up".to_owned() };
                 lenses.push(preview_lens(&up, ServerCommand::Up));
                 if preview.state != PreviewState::Down {
@@ -433,7 +433,7 @@ pub fn live_diagnostics(
             json!({ "unit": unit.name, "live": true }),
         );
     }
-    for step in live.drift(&analysis.manifest_path) {
+    for step in live.drift(&analysis.manifest_path, environment) {
         let span = step.unit.as_deref().and_then(|unit| drift_span(manifest, unit, &step.because));
         let message = format!("drift: {} ({})\n`pdev up` applies the manifest.", step.because, step.text);
         add(span, DiagnosticSeverity::INFORMATION, DRIFT, message, json!({ "unit": step.unit, "live": true }));
