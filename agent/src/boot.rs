@@ -26,11 +26,12 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{broadcast, watch};
 use tokio::task::JoinSet;
 
-use crate::api::{Api, Peer, router};
+use crate::api::{Api, router};
 use crate::approvals::AccessControl;
 use crate::bus::Bus;
 use crate::journal::Journal;
 use crate::locations::AgentLocations;
+use crate::peer::Peer;
 use crate::preview::naming;
 use crate::proxy::Routes;
 use crate::proxy::{Limits, Listeners, Proxy};

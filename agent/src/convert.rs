@@ -1,10 +1,11 @@
 //! The conversion layer: inner types to wire types, in one direction only.
 
+pub mod diagnostics;
+
 use credentials::BrokerProblem;
 use credentials::broker::{ChangeKind, IdentityChange, IdentitySnapshot};
 use drivers::driver::{Problem as DriverProblem, ProblemKind, ProgressLine};
 use host::clock::now_milliseconds;
-use manifest::{Diagnostic, Severity, Sources, Span};
 use plan::application::{PreviewName, Role, Unit};
 use plan::step::{Action, Plan};
 use protocol::EventKind;
@@ -12,7 +13,6 @@ use protocol::Problem;
 use protocol::event::ProgressView;
 use protocol::identity::{IdentityState, IdentityStatus};
 use protocol::plan::{PlanView, StepView};
-use protocol::problem::{DiagnosticView, EditView, FixView, RelatedView};
 use protocol::status::{PreviewRef, UnitStatus};
 
 #[must_use]
@@ -134,75 +134,6 @@ pub fn is_mutating(action: &Action) -> bool {
     !matches!(action, Action::AwaitReady { .. } | Action::AwaitExit { .. })
 }
 
-#[must_use]
-pub fn diagnostics(diagnostics: &[Diagnostic], sources: &Sources) -> Vec<DiagnosticView> {
-    diagnostics.iter().map(|diagnostic| diagnostic_view(diagnostic, sources)).collect()
-}
-
-fn diagnostic_view(diagnostic: &Diagnostic, sources: &Sources) -> DiagnosticView {
-    let span = diagnostic.span;
-    let start = sources.position(span.file, span.start as usize);
-    let end = sources.position(span.file, span.end as usize);
-    DiagnosticView {
-        code: diagnostic.code.0.to_owned(),
-        severity: severity_name(diagnostic.severity).to_owned(),
-        message: diagnostic.message.clone(),
-        file: file_path(sources, span),
-        line: start.line,
-        column: start.column,
-        end_line: end.line,
-        end_column: end.column,
-        start: span.start,
-        end: span.end,
-        path: diagnostic.path.clone(),
-        help: diagnostic.help.clone(),
-        related: diagnostic
-            .related
-            .iter()
-            .map(|related| {
-                let at = sources.position(related.span.file, related.span.start as usize);
-                RelatedView {
-                    message: related.message.clone(),
-                    file: file_path(sources, related.span),
-                    line: at.line,
-                    column: at.column,
-                }
-            })
-            .collect(),
-        fixes: diagnostic
-            .fixes
-            .iter()
-            .map(|fix| FixView {
-                title: fix.title.clone(),
-                safe: fix.safe,
-                edits: fix
-                    .edits
-                    .iter()
-                    .map(|edit| EditView {
-                        file: file_path(sources, edit.span),
-                        start: edit.span.start,
-                        end: edit.span.end,
-                        text: edit.text.clone(),
-                    })
-                    .collect(),
-            })
-            .collect(),
-    }
-}
-
-fn file_path(sources: &Sources, span: Span) -> String {
-    sources.get(span.file).map(|source| source.path.clone()).unwrap_or_default()
-}
-
-#[must_use]
-pub fn severity_name(severity: Severity) -> &'static str {
-    match severity {
-        Severity::Error => "error",
-        Severity::Warning => "warning",
-        Severity::Info => "info",
-    }
-}
-
 /// The event for a change of an identity.
 #[must_use]
 pub fn identity_changed_event(change: IdentityChange) -> EventKind {
@@ -272,4 +203,12 @@ pub fn identity_status(snapshot: IdentitySnapshot) -> IdentityStatus {
         last_used_at,
         last_used_by: last_used_by.filter(|by| !by.is_empty()),
     }
+}
+
+pub(crate) fn state_write_problem(error: &std::io::Error) -> Problem {
+    let message = error.to_string();
+    // Remove Rust's suffix, such as "(os error 28)".
+    let message = message.split(" (os error").next().unwrap_or_default();
+    Problem::new("state_not_written", 500, format!("cannot write pdev's state: {message}"))
+        .hint("Run `pdev doctor` to see the folders and their free space.")
 }

@@ -15,6 +15,7 @@ pub mod gateway;
 pub mod job_inputs;
 pub mod journal;
 pub mod locations;
+pub mod peer;
 mod pidfd;
 pub mod preview;
 pub mod probe;

@@ -33,7 +33,7 @@ pub fn mark_with_session(shared: &Shared, handle: &PreviewHandle, requester: &Re
     // Another `up` may be about to write this record back; the lock keeps it from overwriting the session.
     let _naming_guard = shared.naming_lock.lock().unwrap_or_else(PoisonError::into_inner);
     let marked = shared.registry.edit(&handle.id, |record| record.session = Some(session.clone()));
-    marked.map_err(|error| crate::preview::naming::state_write_problem(&error))?;
+    marked.map_err(|error| crate::convert::state_write_problem(&error))?;
     handle.published.edit_preview(|status| status.session = Some(session.name.clone()));
     if let Err(problem) = shared.broker.record_decision("preview_held", "", requester, None) {
         // The restriction is in effect already, so a failed audit entry does not fail the `up`.

@@ -103,7 +103,8 @@ impl CheckedManifest {
         let mut problem = Problem::new("manifest", 0, message)
             .hint(format!("Run `pdev explain {code}` to read about the first error."));
         if context.json {
-            problem.diagnostics = agent::convert::diagnostics(&self.diagnostics, &self.loaded.sources);
+            problem.diagnostics =
+                agent::convert::diagnostics::diagnostic_views(&self.diagnostics, &self.loaded.sources);
         }
         Err(Failure { exit_code: exit::INVALID_INPUT, problem: Box::new(problem) })
     }

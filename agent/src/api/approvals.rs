@@ -10,7 +10,8 @@ use protocol::approval::{ApprovalView, IdentityUseView, PendingApprovalView, Rev
 use protocol::event::EventKind;
 use protocol::status::PreviewRef;
 
-use super::{Api, JsonBody, Peer, ProblemResponse};
+use super::{Api, JsonBody, ProblemResponse};
+use crate::peer::{Peer, requester_of};
 use crate::session_previews::session_of_process;
 
 pub(super) async fn list_approvals(State(api): State<Api>) -> Json<Vec<ApprovalView>> {
@@ -79,7 +80,7 @@ pub(super) async fn approve(
     });
     let joined = approving.await;
     let (shared, outcome) = joined.map_err(|error| task_failed_problem(&error))?;
-    let requester = super::identities::requester_of(&shared, peer);
+    let requester = requester_of(&shared, peer);
     match outcome {
         Ok(approval) => {
             let identity = approval.identity_use.identity.clone();
@@ -118,7 +119,7 @@ pub(super) async fn revoke(
         log_audit_failure(api.shared.broker.record_decision(
             "revoked",
             &request.identity,
-            &super::identities::requester_of(&api.shared, peer),
+            &requester_of(&api.shared, peer),
             None,
         ));
     }

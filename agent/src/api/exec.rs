@@ -13,8 +13,9 @@ use protocol::exec::{Frame, UPGRADE_PROTOCOL};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::mpsc;
 
-use super::previews::find_recovered;
-use super::{Api, Peer, ProblemResponse, requester_of};
+use super::preview_lookup::find_recovered;
+use super::{Api, ProblemResponse};
+use crate::peer::{Peer, requester_of};
 use crate::session_previews;
 
 pub(super) async fn exec(

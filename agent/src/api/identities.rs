@@ -11,22 +11,17 @@ use axum::extract::{Extension, Path, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use credentials::BrokerProblem;
-use credentials::broker::Requester;
 use credentials::format::CredentialFormat;
 use credentials::{LoginPrompt, OAuthFlow, Secret};
 use futures_util::stream::{self, StreamExt};
-use host::processes;
 use protocol::identity::{CredentialRequest, IdentityStatus, LoginEvent, LoginFlow, LoginRequest};
 use tokio::sync::mpsc;
 
-use super::{Api, JsonBody, Peer, ProblemResponse};
+use super::{Api, JsonBody, ProblemResponse};
 use crate::convert;
 use crate::endpoint::program;
+use crate::peer::{Peer, requester_of};
 use crate::sessions;
-use crate::shared::Shared;
-
-/// How many ancestors of a requester are recorded.
-const PROCESS_CHAIN_MAX: usize = 6;
 
 pub(super) async fn list(State(api): State<Api>) -> Result<Json<Vec<IdentityStatus>>, ProblemResponse> {
     let snapshots = api.shared.broker.identity_snapshots().map_err(problem_response)?;
@@ -210,26 +205,4 @@ fn requested_format(request: &CredentialRequest) -> Result<CredentialFormat, Pro
 
 fn problem_response(problem: BrokerProblem) -> ProblemResponse {
     ProblemResponse(convert::broker_problem(problem))
-}
-
-/// The requesting program and its ancestors. pdev's own helper processes are skipped: the audit log names the tool that
-/// called the helper.
-pub(crate) fn requester_of(shared: &Shared, peer: Peer) -> Requester {
-    let mut chain = Vec::new();
-    let own_executable = std::env::current_exe().ok();
-    let mut next = peer.pid;
-    let mut first_other = None;
-    while let Some(pid) = next.filter(|pid| *pid > 1) {
-        if chain.len() == PROCESS_CHAIN_MAX {
-            break;
-        }
-        let executable = processes::executable(pid);
-        if executable.is_none() || executable != own_executable {
-            first_other = first_other.or(Some(pid));
-            chain.extend(executable.map(|path| path.display().to_string()));
-        }
-        next = processes::find(pid).map(|process| process.parent);
-    }
-    // The session is looked up from the peer itself, so that a helper cannot hide it.
-    Requester { pid: first_other.or(peer.pid), chain, session: sessions::session_member_of_process(shared, peer.pid) }
 }

@@ -6,13 +6,12 @@ mod approvals;
 mod exec;
 mod identities;
 mod openapi;
+mod preview_lookup;
 mod previews;
 mod sessions;
 mod stream;
 
 use std::sync::Arc;
-
-pub(crate) use identities::requester_of;
 
 use axum::extract::rejection::JsonRejection;
 use axum::extract::{FromRequest, State};
@@ -28,12 +27,6 @@ use crate::shared::Shared;
 
 /// The maximum size of a request body. Secrets and requests about manifests are far smaller.
 const BODY_BYTES_MAX: usize = 4 << 20;
-
-/// The process at the other end of a connection.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Peer {
-    pub pid: Option<i32>,
-}
 
 #[derive(Clone)]
 pub struct Api {

@@ -10,42 +10,19 @@ use axum::response::Response;
 use credentials::Secret;
 use credentials::broker::Requester;
 use credentials::secrets::RepositorySecrets;
-use plan::application::PreviewId;
 use protocol::plan::PlanReply;
 use protocol::request::{DeliverSecretsRequest, DownRequest, LocateRequest, RestartRequest, StopRequest, UpRequest};
 use protocol::status::{LocateReply, PreviewState, PreviewStatus, UnitState};
 use serde::Deserialize;
 
-use super::{Api, JsonBody, Peer, ProblemResponse, requester_of, stream};
+use super::preview_lookup::{find_preview, find_recovered};
+use super::{Api, JsonBody, ProblemResponse, stream};
+use crate::peer::{Peer, requester_of};
 use crate::preview::{ManifestSource, PreviewHandle, naming};
 use crate::session_previews;
 
 /// The limit of `wait` without `timeout_ms`.
 const WAIT_DEFAULT: Duration = Duration::from_secs(600);
-
-pub(super) fn find_preview(api: &Api, preview: &str) -> Result<PreviewHandle, ProblemResponse> {
-    api.shared.preview_handle(&PreviewId(preview.to_owned())).ok_or_else(|| {
-        let title = format!("there is no preview `{preview}`");
-        ProblemResponse(
-            protocol::Problem::new("unknown_preview", 404, title).hint("Run `pdev ls` to list all previews."),
-        )
-    })
-}
-
-/// How long a request waits for the recovery of a preview after the agent has started.
-const RECOVERY_LIMIT: Duration = Duration::from_secs(5);
-
-/// Finds a preview and waits until its units are known: right after the agent has started, its actor is still
-/// recovering.
-pub(super) async fn find_recovered(api: &Api, preview: &str) -> Result<PreviewHandle, ProblemResponse> {
-    let handle = find_preview(api, preview)?;
-    let recovering = |state| matches!(state, PreviewState::Starting);
-    let units_known =
-        handle.published.wait_for(|status| (!status.units.is_empty() || !recovering(status.state)).then_some(()));
-    // After the limit, the request continues with the units that are known so far.
-    let _in_time = tokio::time::timeout(RECOVERY_LIMIT, units_known).await;
-    Ok(handle)
-}
 
 fn ensure_accepting(api: &Api) -> Result<(), ProblemResponse> {
     if api.shared.is_draining() {

@@ -7,8 +7,8 @@ use credentials::session::{Session, SessionSpec};
 use host::clock::now_milliseconds;
 use protocol::session::{SessionRequest, SessionView};
 
-use super::identities::requester_of;
-use super::{Api, JsonBody, Peer, ProblemResponse};
+use super::{Api, JsonBody, ProblemResponse};
+use crate::peer::{Peer, requester_of};
 use crate::sessions;
 
 pub(super) async fn begin(

@@ -18,7 +18,7 @@ use protocol::request::{LogEntry, LogQuery};
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
 
-use super::previews::find_recovered;
+use super::preview_lookup::find_recovered;
 use super::{Api, ProblemResponse};
 use crate::preview::PreviewHandle;
 

@@ -30,7 +30,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::timeout;
 
 use super::EndpointBinding;
-use crate::api::{Peer, requester_of};
+use crate::peer::{Peer, requester_of};
 use crate::session_previews;
 use crate::sessions::session_member_of_process;
 use crate::shared::Shared;

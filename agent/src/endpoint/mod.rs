@@ -116,7 +116,7 @@ fn claim_endpoint_ports(
     *ports = claimed.map_err(|reason| Problem::new("no_free_port", 503, reason))?;
     // Save the ports before a program learns its address, so that a restarted agent listens there again.
     let written = shared.registry.edit(id, |record| record.ports.clone_from(ports));
-    written.map_err(|error| crate::preview::naming::state_write_problem(&error))
+    written.map_err(|error| convert::state_write_problem(&error))
 }
 
 /// The unit's endpoint, or the reason why it has none.

@@ -11,6 +11,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use super::desired_state::request_fingerprint;
+use super::operation_kind::OperationKind;
 use super::outcome::{self, Outcome};
 use super::supervisor::Supervisor;
 use super::{Context, MAILBOX_CAPACITY, ManifestSource, Message, OperationReply, PreviewHandle, down, stop, up};
@@ -54,14 +55,6 @@ struct Operation {
     /// The manifest and session at the beginning of an `up`; empty if no other request may join this operation.
     fingerprint: String,
     task: Option<JoinHandle<()>>,
-}
-
-#[derive(Clone, PartialEq)]
-pub(super) enum OperationKind {
-    Up(Box<UpRequest>),
-    Down { volumes: bool },
-    Restart,
-    Stop,
 }
 
 impl Actor {

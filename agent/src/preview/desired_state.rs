@@ -18,7 +18,6 @@ use protocol::request::UpRequest;
 use sha2::{Digest, Sha256};
 use strings::to_hex;
 
-use super::naming::state_write_problem;
 use crate::convert;
 use crate::disk::{Disk, Recorder, Snapshot};
 use crate::registry::Record;
@@ -87,7 +86,7 @@ fn ensure_usable(loaded: LoadedManifest) -> Result<LoadedManifest, Problem> {
     if loaded.is_usable() {
         Ok(loaded)
     } else {
-        Err(manifest_problem(convert::diagnostics(&loaded.diagnostics, &loaded.sources)))
+        Err(manifest_problem(convert::diagnostics::diagnostic_views(&loaded.diagnostics, &loaded.sources)))
     }
 }
 
@@ -141,7 +140,7 @@ pub fn resolve_desired_state(
     all_diagnostics.sort_by_key(|diagnostic| (diagnostic.span.file, diagnostic.span.start, diagnostic.code));
     // Loading and resolving may report the same mistake.
     all_diagnostics.dedup();
-    let diagnostics = convert::diagnostics(&all_diagnostics, &loaded.sources);
+    let diagnostics = convert::diagnostics::diagnostic_views(&all_diagnostics, &loaded.sources);
     if !resolved.is_usable() {
         return Err(manifest_problem(diagnostics));
     }
@@ -186,7 +185,7 @@ fn claim_ports(shared: &Shared, record: &Record, requests: &[PortRequest]) -> Re
     shared
         .registry
         .edit(&record.name.id, |record| record.ports.clone_from(&ports))
-        .map_err(|error| state_write_problem(&error))?;
+        .map_err(|error| convert::state_write_problem(&error))?;
     Ok(ports)
 }
 
@@ -212,7 +211,8 @@ fn resolve_context(
             commit: checkout.and_then(|checkout| checkout.commit),
         },
         secrets_folder: shared.delivery.units_folder(&record.name.id.0).display().to_string(),
-        password_seed: load_or_create_seed(&shared.locations.data).map_err(|error| state_write_problem(&error))?,
+        password_seed: load_or_create_seed(&shared.locations.data)
+            .map_err(|error| convert::state_write_problem(&error))?,
         today: Date::from_unix_milliseconds(now_milliseconds()),
     })
 }

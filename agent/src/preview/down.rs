@@ -17,7 +17,7 @@ use protocol::Problem;
 use protocol::status::UnitState;
 
 use super::outcome::Outcome;
-use super::{Context, execute, naming};
+use super::{Context, execute};
 use crate::convert;
 use crate::registry::{Intent, Record};
 
@@ -57,7 +57,7 @@ async fn take_down(context: &Context, volumes: bool) -> Result<TakenDown, Proble
     });
     if let Err(error) = recorded {
         // Continue despite a full disk, because the teardown frees space. The end of the operation reports a failure.
-        context.published.publish_event(EventKind::Noted { text: naming::state_write_problem(&error).title });
+        context.published.publish_event(EventKind::Noted { text: convert::state_write_problem(&error).title });
     }
     let locations = context.shared.locations.preview_locations(&context.id, &project);
     let scope = match context.live.scope() {
@@ -107,7 +107,7 @@ fn empty_scope(
         volumes: BTreeMap::new(),
         default_service: None,
     };
-    super::up::scope_for(context, preview, locations, Arc::new(application), Targets::default())
+    super::scope::scope_for(context, preview, locations, Arc::new(application), Targets::default())
 }
 
 /// The places of a preview that were asked for its objects.
@@ -183,7 +183,7 @@ fn clean_up_preview(context: &Context, scope: &Scope, volumes: bool) -> Result<b
         record.session = None;
     });
     context.published.edit_preview(|status| status.session = None);
-    recorded.map_err(|error| naming::state_write_problem(&error))?;
+    recorded.map_err(|error| convert::state_write_problem(&error))?;
     // The actor removes the record, because a queued `up` may still need it.
     Ok(!keeps_data)
 }

@@ -176,7 +176,7 @@ pub fn bind_preview(shared: &Arc<Shared>, request: &UpRequest) -> Result<(Previe
     };
     let preview = convert::preview_ref(&record.name);
     let folder = record.folder.display().to_string();
-    shared.registry.save(record).map_err(|error| state_write_problem(&error))?;
+    shared.registry.save(record).map_err(|error| convert::state_write_problem(&error))?;
     Ok((find_or_start_actor(shared, preview, folder), request))
 }
 
@@ -244,12 +244,4 @@ fn choose_label(
     let title = format!("`{app}/{}` is the preview of another project, at `{}`", label.text, holder.folder.display());
     let hint = format!("Change `app:` in this pdev.yaml, or run `pdev up --name {}-2`.", label.text);
     Err(Problem::new("name_taken", 409, title).hint(hint))
-}
-
-pub(crate) fn state_write_problem(error: &std::io::Error) -> Problem {
-    let message = error.to_string();
-    // Remove Rust's suffix, such as "(os error 28)".
-    let message = message.split(" (os error").next().unwrap_or_default();
-    Problem::new("state_not_written", 500, format!("cannot write pdev's state: {message}"))
-        .hint("Run `pdev doctor` to see the folders and their free space.")
 }

@@ -9,7 +9,7 @@ use protocol::status::PreviewState;
 use protocol::{EventKind, Problem};
 
 use super::Context;
-use super::actor::OperationKind;
+use super::operation_kind::OperationKind;
 
 /// What an operation did.
 pub struct Outcome {

@@ -19,8 +19,8 @@ use protocol::request::UpRequest;
 
 use super::desired_state::{DesiredState, ManifestSource, resolve_desired_state};
 use super::down;
+use super::scope::build_scope;
 use super::targets::ChosenTargets;
-use super::up::build_scope;
 use crate::approvals::Purpose;
 use crate::convert;
 use crate::endpoint::{EndpointBinding, bind_endpoints};

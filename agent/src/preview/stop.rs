@@ -12,7 +12,7 @@ use protocol::status::UnitState;
 use protocol::{EventKind, Problem};
 
 use super::outcome::Outcome;
-use super::{Context, execute, naming};
+use super::{Context, execute};
 use crate::convert;
 use crate::registry::Record;
 
@@ -26,7 +26,7 @@ async fn stop_units(context: &Context, units: &[UnitName]) -> Result<(Vec<Proble
     // Record the stop before the first step, so that a recovery after a crash does not start the units again.
     let recorded =
         context.shared.registry.edit(&context.id, |record| record.stopped_units.extend(units.iter().cloned()));
-    recorded.map_err(|error| naming::state_write_problem(&error))?;
+    recorded.map_err(|error| convert::state_write_problem(&error))?;
     let is_stopped = |unit: &UnitName| {
         let state = context.published.unit_status(unit).map(|status| status.state);
         matches!(state, None | Some(UnitState::Stopped | UnitState::Done))
@@ -60,6 +60,6 @@ pub(super) fn clear_stopped(context: &Context, units: &[UnitName]) {
     });
     // A note only: the restart itself works, but the next recovery still treats the units as stopped.
     if let Err(error) = recorded {
-        context.published.publish_event(EventKind::Noted { text: naming::state_write_problem(&error).title });
+        context.published.publish_event(EventKind::Noted { text: convert::state_write_problem(&error).title });
     }
 }

@@ -6,9 +6,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
-use drivers::driver::{Progress, ProgressLine};
-use drivers::{Locations, Scope};
-use plan::application::{Body, PreviewName, Role, UnitName};
+use drivers::Scope;
+use plan::application::{Body, Role, UnitName};
 use plan::observed::{Observed, RunState};
 use plan::step::{Action, Plan};
 use plan::target::Targets;
@@ -23,7 +22,7 @@ use super::live_state::subscribe_to_runtime;
 use super::outcome::Outcome;
 use super::prepare::{PreparedPlan, prepare_plan, used_runtimes};
 use super::supervisor::mark_starting;
-use super::{Context, Message, UnitSecrets, execute, naming, stop};
+use super::{Context, Message, execute, naming, stop};
 use crate::approvals::Purpose;
 use crate::convert;
 use crate::published_status::PublishedStatus;
@@ -171,7 +170,7 @@ fn record_intent(
             record.snapshot = desired.snapshot.clone();
         }
     });
-    recorded.map_err(|error| naming::state_write_problem(&error))
+    recorded.map_err(|error| convert::state_write_problem(&error))
 }
 
 fn write_lock_file(published: &PublishedStatus, request: &UpRequest, text: Option<&str>) {
@@ -330,46 +329,6 @@ pub(super) async fn forward_peer_ports(context: &Context, scope: &Scope) {
         if let Err(text) = context.live.forwards.set(gateway, &ports).await {
             context.published.publish_event(EventKind::Noted { text });
         }
-    }
-}
-
-/// The scope that is passed to drivers.
-pub(super) fn scope_for(
-    context: &Context,
-    preview: PreviewName,
-    locations: Locations,
-    application: Arc<Application>,
-    targets: Targets,
-) -> Scope {
-    build_scope(&context.shared, &context.published, preview, locations, application, targets)
-}
-
-pub(super) fn build_scope(
-    shared: &Arc<Shared>,
-    published: &Arc<PublishedStatus>,
-    preview: PreviewName,
-    locations: Locations,
-    application: Arc<Application>,
-    targets: Targets,
-) -> Scope {
-    let has_files = |unit: &&plan::application::Unit| !unit.secrets.is_empty() || unit.identity.is_some();
-    let units = application.units.values().filter(has_files).map(|unit| unit.name.clone()).collect();
-    let secrets = UnitSecrets { shared: Arc::clone(shared), preview: preview.id.clone(), units };
-    Scope {
-        preview,
-        locations,
-        application,
-        targets,
-        secrets: Arc::new(secrets),
-        progress: Arc::new(ProgressPublisher(Arc::clone(published))),
-    }
-}
-
-struct ProgressPublisher(Arc<PublishedStatus>);
-
-impl Progress for ProgressPublisher {
-    fn report(&self, unit: &str, line: ProgressLine) {
-        self.0.publish_event(EventKind::Progress { unit: unit.to_owned(), line: convert::progress_view(line) });
     }
 }
 

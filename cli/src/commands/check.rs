@@ -79,7 +79,7 @@ pub(crate) fn run(arguments: &Arguments, context: &Context) -> Outcome {
 
 /// Makes paths relative to the working folder. Otherwise every manifest would be called `pdev.yaml`.
 fn relative_views(checked: &CheckedManifest, context: &Context) -> Vec<DiagnosticView> {
-    let mut views = agent::convert::diagnostics(&checked.diagnostics, &checked.loaded.sources);
+    let mut views = agent::convert::diagnostics::diagnostic_views(&checked.diagnostics, &checked.loaded.sources);
     let Ok(prefix) = checked.location.folder.strip_prefix(&context.folder) else { return views };
     let add_prefix = |file: &mut String| *file = prefix.join(&*file).to_string_lossy().into_owned();
     for view in &mut views {
