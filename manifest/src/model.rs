@@ -276,7 +276,7 @@ pub struct Stop {
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum RestartPolicy {
-    /// Restart after a crash, with back-off, at most five times (the default of services).
+    /// Restart after a crash, with back-off (the default of services).
     OnFailure,
     Always,
     Never,

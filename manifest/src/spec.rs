@@ -148,7 +148,7 @@ macro_rules! service_keys {
             key("security", In(&SECURITY), "Permissions beyond the hardened default.", ""),
             key("watch", List(&In(&WATCH)), "Actions on file changes, with the same names as in Compose.", ""),
             key("stop", In(&STOP), "Signal and grace period for stopping.", "SIGTERM, then SIGKILL after 10 s"),
-            key("restart", Choice(&["on-failure", "always", "never"]), "Whether to restart the program after it exits.", "on-failure: at most five times with increasing delays, then the unit fails"),
+            key("restart", Choice(&["on-failure", "always", "never"]), "Whether to restart the program after it exits.", "on-failure, with increasing delays; the sixth crash within ten minutes fails the unit, and exit codes 126 and 127 do so at once"),
             key("replicas", Integer { min: 0, max: 100 }, "Number of copies; more than one works on Kubernetes only.", "1"),
             key("pull", Choice(&["missing", "always", "never"]), "When to pull the image.", "missing"),
             key("raw", In(&RAW), "Fields of the runtime's native objects, merged over the objects that pdev renders.", ""),
@@ -235,7 +235,12 @@ pub static HEALTH: Section = Section {
     doc: "Probes with Kubernetes semantics. pdev probes from outside, so the image needs no shell.",
     keys: &[
         key("ready", Any(&[In(&PROBE), Text]), "The readiness check. It runs until the first success.", "TCP connect"),
-        key("live", Any(&[In(&PROBE), Text]), "The liveness check. It runs as long as the unit runs.", "no check"),
+        key(
+            "live",
+            Any(&[In(&PROBE), Text]),
+            "The liveness check. It runs while the unit is ready. A unit that fails it is stopped and restarted, which counts as a crash.",
+            "no check",
+        ),
         key(
             "start_limit",
             Duration,

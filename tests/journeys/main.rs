@@ -31,6 +31,7 @@ mod outbound_proxy;
 #[path = "../../drivers/tests/docker/private_engine.rs"]
 mod private_engine;
 mod proxy;
+mod restarts;
 mod run_as;
 mod sandbox;
 mod secret_leaks;

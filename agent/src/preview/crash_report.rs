@@ -11,6 +11,7 @@ use protocol::Problem;
 use protocol::status::UnitState;
 
 use super::Context;
+use super::crash_history::CRASH_WINDOW;
 
 /// Lines of output that are shown with a failure.
 pub const OUTPUT_LINES_MAX: usize = 20;
@@ -51,24 +52,37 @@ fn signal_name(signal: i32) -> String {
         .map_or_else(|| format!("signal {signal}"), |(_, name)| (*name).to_owned())
 }
 
+/// How a unit ended, and why it is not restarted.
+#[derive(Clone, Default)]
+pub struct Ending {
+    pub exit: Exit,
+    /// The result of the live probe because of which the unit was stopped.
+    pub failed_probe: Option<String>,
+    /// How often it crashed within [`CRASH_WINDOW`], if it is not restarted because of that.
+    pub crashes: Option<u32>,
+}
+
+impl Ending {
+    pub fn describe(&self) -> String {
+        match &self.failed_probe {
+            Some(result) => format!("its live probe failed: {result}"),
+            None => describe_exit(&self.exit),
+        }
+    }
+}
+
 /// Marks the unit as failed after reading its last lines. Does not block the caller.
-pub(super) fn mark_failed_after_exit(
-    context: &Context,
-    scope: &Scope,
-    unit: &Unit,
-    exit: &Exit,
-    restarts: Option<u32>,
-) {
+pub(super) fn mark_failed_after_exit(context: &Context, scope: &Scope, unit: &Unit, ending: Ending) {
     let shared = std::sync::Arc::clone(&context.shared);
-    let (context, scope, unit, exit) = (context.clone(), scope.clone(), unit.clone(), exit.clone());
+    let (context, scope, unit) = (context.clone(), scope.clone(), unit.clone());
     let task = async move {
         let lines = read_last_lines(&context, &scope, &unit.name).await;
-        let problem = exit_problem(&unit, &exit, lines, restarts);
+        let problem = exit_problem(&unit, &ending, lines);
         if unit.runtime.capabilities().ends_units_when_stopped && !context.live.is_subscribed(unit.runtime) {
             // The engine stopped meanwhile and ended its containers. The supervisor reports that as the cause.
             return;
         }
-        context.published.edit_unit(&unit.name, |status| status.exit_code = exit.code);
+        context.published.edit_unit(&unit.name, |status| status.exit_code = ending.exit.code);
         mark_failed(&context, &unit.name, problem);
     };
     // The task ends within the deadline of `read_last_lines`. No other code has to wait for it.
@@ -105,13 +119,24 @@ pub(super) async fn read_last_lines(context: &Context, scope: &Scope, unit: &str
     tokio::time::timeout(Duration::from_secs(2), read).await.ok().flatten().unwrap_or_default()
 }
 
-/// The problem of a unit that ended: cause, output and hint. `restarts` is set if no restart is left.
+/// The problem of a unit that ended: cause, output and hint.
 #[must_use]
-pub fn exit_problem(unit: &Unit, exit: &Exit, lines: Vec<String>, restarts: Option<u32>) -> Problem {
+pub fn exit_problem(unit: &Unit, ending: &Ending, lines: Vec<String>) -> Problem {
     let prefix = if unit.role == Role::Job { "the job failed: " } else { "" };
-    let count = restarts.map(|restarts| format!(", {} times in a row", restarts + 1)).unwrap_or_default();
-    let title = format!("{prefix}{}{count}", describe_exit(exit));
-    let (code, hint) = diagnose_exit(unit, exit, &lines);
+    let minutes = CRASH_WINDOW.as_secs() / 60;
+    let count = ending.crashes.map(|crashes| format!(", {crashes} times within {minutes} minutes")).unwrap_or_default();
+    let title = format!("{prefix}{}{count}", ending.describe());
+    let (code, hint) = match &ending.failed_probe {
+        Some(_) => (
+            "live_probe_failed",
+            format!(
+                "Read its output with `pdev logs {name}`. If it is only slow, raise `health.live.timeout` or \
+                 `health.live.failures` of `services.{name}`.",
+                name = unit.name
+            ),
+        ),
+        None => diagnose_exit(unit, &ending.exit, &lines),
+    };
     let code = if unit.role == Role::Job && code == "exited" { "job_failed" } else { code };
     Problem { output: lines, ..Problem::new(code, 0, title).unit(&unit.name).hint(hint) }
 }
@@ -205,6 +230,19 @@ mod tests {
         }
     }
 
+    fn exited(exit: Exit) -> Ending {
+        Ending { exit, ..Ending::default() }
+    }
+
+    #[test]
+    fn failed_live_probe_is_named_with_its_settings() {
+        let ending =
+            Ending { failed_probe: Some("GET /live answered 503".into()), crashes: Some(6), ..Ending::default() };
+        let problem = exit_problem(&container_unit(), &ending, Vec::new());
+        assert_eq!(problem.title, "its live probe failed: GET /live answered 503, 6 times within 10 minutes");
+        assert!(problem.hint.is_some_and(|hint| hint.contains("health.live.failures")));
+    }
+
     fn container_unit() -> Unit {
         use plan::application::*;
         let body = Container {
@@ -249,12 +287,12 @@ mod tests {
             ("standard_init_linux.go:228: exec user process caused: exec format error", "platform"),
         ];
         for (line, hint) in cases {
-            let problem = exit_problem(&unit, &Exit { code: Some(1), ..Exit::default() }, vec![line.into()], None);
+            let problem = exit_problem(&unit, &exited(Exit { code: Some(1), ..Exit::default() }), vec![line.into()]);
             assert!(problem.hint.as_deref().unwrap_or_default().contains(hint), "{line}: {problem:?}");
         }
         unit.role = Role::Job;
         let killed = Exit { signal: Some(9), out_of_memory: true, ..Exit::default() };
-        let problem = exit_problem(&unit, &killed, Vec::new(), None);
+        let problem = exit_problem(&unit, &exited(killed), Vec::new());
         assert!(problem.hint.is_some_and(|hint| hint.contains("`jobs.web.size")), "the path of a job");
     }
 }

@@ -71,7 +71,7 @@ async fn take_down(context: &Context, volumes: bool) -> Result<TakenDown, Proble
     let plan = teardown(&observed, &TeardownOptions { remove_volumes: volumes });
     context.published.publish_event(EventKind::Planned { plan: convert::plan_view(&plan) });
     for (unit, observed_unit) in &observed.units {
-        context.live.expect_stop(unit, true);
+        context.live.order_stop(unit);
         if observed_unit.state == RunState::Running {
             context.published.edit_unit(unit, |status| status.state = UnitState::Stopping);
         }

@@ -16,8 +16,8 @@ use protocol::status::{UnitState, UnitStatus};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
-use super::live_state::subscribe_to_runtime;
-use super::supervisor::mark_starting;
+use super::live_state::{mark_starting, subscribe_to_runtime};
+use super::reattach::ensure_followed;
 use super::{Context, Message};
 use crate::convert;
 use crate::registry::PortReservation;
@@ -110,7 +110,11 @@ async fn call_driver(
         (Action::Start { .. }, Ok(driver)) => match subscribe_to_runtime(context, scope, runtime).await {
             Ok(()) => {
                 before_action(context, action, reservations);
-                driver.perform(scope, action).await
+                let started = driver.perform(scope, action).await;
+                match started {
+                    Ok(outcome) => ensure_followed(context, scope, runtime).await.map(|()| outcome),
+                    Err(problem) => Err(problem),
+                }
             }
             Err(problem) => Err(problem),
         },
@@ -148,23 +152,22 @@ fn before_action(context: &Context, action: &Action, reservations: &Mutex<BTreeM
             if let Ok(mut reservations) = reservations.lock() {
                 reservations.remove(unit);
             }
+            context.live.forget_crashes(unit);
+            context.published.edit_unit(unit, |status| status.restarts = 0);
             mark_starting(context, unit);
         }
         Action::Stop { unit, .. } => {
-            context.live.expect_stop(unit, true);
+            context.live.order_stop(unit);
             context.published.edit_unit(unit, |status| status.state = UnitState::Stopping);
         }
-        Action::Remove { unit, .. } => context.live.expect_stop(unit, true),
+        Action::Remove { unit, .. } => context.live.order_stop(unit),
         _ => {}
     }
 }
 
 async fn after_action(context: &Context, action: &Action, handle: Option<String>, address: Option<IpAddr>) {
     match action {
-        Action::Create { unit, .. } => context.published.edit_unit(unit, |status| {
-            status.handle = handle;
-            status.restarts = 0;
-        }),
+        Action::Create { unit, .. } => context.published.edit_unit(unit, |status| status.handle = handle),
         Action::Start { unit, .. } => {
             if handle.is_some() {
                 context.published.edit_unit(unit, |status| status.handle = handle);
@@ -200,7 +203,7 @@ async fn await_exit(context: &Context, scope: &Scope, name: &str) -> Result<(), 
 
 async fn stop_timed_out_job(context: &Context, scope: &Scope, unit: &Unit, limit: Duration) {
     let runtime = unit.runtime;
-    context.live.expect_stop(&unit.name, true);
+    context.live.order_stop(&unit.name);
     if let Ok(driver) = context.shared.drivers.driver_of(&scope.targets, runtime) {
         drop(driver.perform(scope, &Action::Stop { unit: unit.name.clone(), runtime }).await);
     }

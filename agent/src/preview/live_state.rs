@@ -2,17 +2,21 @@
 //!
 //! This module only stores state. [`super::supervisor`] reacts to exits and lost runtimes.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use drivers::Scope;
 use drivers::driver::RuntimeEvent;
 use futures_util::StreamExt;
+use host::clock::now_milliseconds;
 use plan::Application;
 use plan::application::{RuntimeKind, Unit};
+use protocol::status::UnitState;
 use tasks::OwnedTask;
 
+use super::crash_history::CrashHistory;
 use super::{Context, Message};
 use crate::endpoint::Endpoints;
 use crate::gateway::PortForwards;
@@ -21,6 +25,8 @@ use crate::gateway::PortForwards;
 #[derive(Default)]
 pub struct LiveState {
     inner: Mutex<Inner>,
+    /// One subscription at a time: a second one would replace the first, whose received events would be lost.
+    subscribing: tokio::sync::Mutex<()>,
     pub forwards: PortForwards,
     pub endpoints: Endpoints,
 }
@@ -29,12 +35,26 @@ pub struct LiveState {
 struct Inner {
     scope: Option<Scope>,
     addresses: BTreeMap<String, IpAddr>,
-    /// Units that an operation stops. Their exit does not count as a crash.
-    expected_stops: BTreeSet<String>,
+    /// Units that an operation has stopped. Their exit does not count as a crash.
+    ordered_stops: BTreeMap<String, OrderedStop>,
+    crashes: CrashHistory,
     subscriptions: BTreeMap<RuntimeKind, RuntimeSubscription>,
     next_subscription_id: u64,
     /// True if the last `down` left no data, so that the preview's record can be removed.
     is_forgettable: bool,
+}
+
+/// How far the stop of a unit has progressed.
+///
+/// The exit of a stopped program is reported on another connection than the end of the stop, so it may arrive after the
+/// unit was started again. The runtime reports exits and starts in order, which tells the two runs apart.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum OrderedStop {
+    Stopping,
+    /// The exit was reported.
+    Stopped,
+    /// The unit was started again before its exit was reported. Exits before the next start belong to the earlier run.
+    StartedAgain,
 }
 
 /// The task that follows a runtime's events. Its id tells a late message of an earlier subscription from a current one.
@@ -89,17 +109,51 @@ impl LiveState {
         self.lock().addresses.contains_key(unit)
     }
 
-    pub(crate) fn expect_stop(&self, unit: &str, expected: bool) {
+    /// An operation stops this unit.
+    pub(crate) fn order_stop(&self, unit: &str) {
+        self.lock().ordered_stops.insert(unit.to_owned(), OrderedStop::Stopping);
+    }
+
+    /// A stopped unit is started again.
+    pub(super) fn order_start(&self, unit: &str) {
         let mut inner = self.lock();
-        if expected {
-            inner.expected_stops.insert(unit.to_owned());
-        } else {
-            inner.expected_stops.remove(unit);
+        match inner.ordered_stops.get_mut(unit) {
+            Some(stop @ OrderedStop::Stopping) => *stop = OrderedStop::StartedAgain,
+            Some(OrderedStop::StartedAgain) | None => {}
+            Some(OrderedStop::Stopped) => drop(inner.ordered_stops.remove(unit)),
         }
     }
 
-    pub(super) fn is_stop_expected(&self, unit: &str) -> bool {
-        self.lock().expected_stops.contains(unit)
+    /// The runtime has started a new run of this unit, so its exits from now on are of that run.
+    pub(super) fn confirm_start(&self, unit: &str) {
+        let mut inner = self.lock();
+        if inner.ordered_stops.get(unit) == Some(&OrderedStop::StartedAgain) {
+            inner.ordered_stops.remove(unit);
+        }
+    }
+
+    /// Records an exit, and returns the stop that caused it, if it was ordered.
+    pub(super) fn take_ordered_stop(&self, unit: &str) -> Option<OrderedStop> {
+        let mut inner = self.lock();
+        let stop = inner.ordered_stops.get_mut(unit)?;
+        let before = *stop;
+        if before == OrderedStop::Stopping {
+            *stop = OrderedStop::Stopped;
+        }
+        Some(before)
+    }
+
+    pub(super) fn is_stopping(&self, unit: &str) -> bool {
+        matches!(self.lock().ordered_stops.get(unit), Some(OrderedStop::Stopping | OrderedStop::Stopped))
+    }
+
+    /// Adds a crash and returns the number of recent crashes.
+    pub(super) fn record_crash(&self, unit: &str) -> u32 {
+        self.lock().crashes.record(unit, Instant::now())
+    }
+
+    pub(super) fn forget_crashes(&self, unit: &str) {
+        self.lock().crashes.forget(unit);
     }
 
     pub(crate) fn set_forgettable(&self, forgettable: bool) {
@@ -131,6 +185,21 @@ impl LiveState {
     }
 }
 
+/// Publishes that a unit is starting. Call it before the start, because the exit event of a short program may arrive
+/// before the start returns.
+pub(super) fn mark_starting(context: &Context, name: &str) {
+    context.live.order_start(name);
+    // A container may get a different address at each start.
+    context.live.set_address(name, None);
+    context.published.edit_unit(name, |unit| {
+        unit.state = UnitState::Starting;
+        unit.reason = None;
+        unit.exit_code = None;
+        unit.started_at = Some(now_milliseconds());
+        unit.ready_at = None;
+    });
+}
+
 /// Subscribes the actor to a runtime's events. Call it before a start, so that an early exit is not missed.
 ///
 /// # Errors
@@ -140,6 +209,7 @@ pub(super) async fn subscribe_to_runtime(
     scope: &Scope,
     runtime: RuntimeKind,
 ) -> Result<(), drivers::Problem> {
+    let _guard = context.live.subscribing.lock().await;
     if context.live.is_subscribed(runtime) {
         return Ok(());
     }
@@ -168,4 +238,28 @@ pub(super) async fn subscribe_to_runtime(
     // The task may have ended by now; `is_subscribed` checks that.
     context.live.lock().subscriptions.insert(runtime, RuntimeSubscription { id, task });
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn late_exit_of_ordered_stop_is_no_crash() {
+        let live = LiveState::default();
+        live.order_stop("web");
+        live.order_start("web");
+        assert_eq!(live.take_ordered_stop("web"), Some(OrderedStop::StartedAgain), "the exit of the earlier run");
+        live.confirm_start("web");
+        assert_eq!(live.take_ordered_stop("web"), None, "a crash of the new run");
+    }
+
+    #[test]
+    fn exit_before_next_start_needs_no_confirmation() {
+        let live = LiveState::default();
+        live.order_stop("web");
+        assert_eq!(live.take_ordered_stop("web"), Some(OrderedStop::Stopping));
+        live.order_start("web");
+        assert_eq!(live.take_ordered_stop("web"), None, "a crash of the new run");
+    }
 }

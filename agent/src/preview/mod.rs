@@ -5,6 +5,7 @@
 //! abort. Between operations, [`supervisor`] keeps the units running.
 
 mod actor;
+mod crash_history;
 mod crash_report;
 mod desired_state;
 mod down;
@@ -16,6 +17,7 @@ mod outcome;
 mod port_owner;
 mod prepare;
 mod readiness;
+mod reattach;
 mod scope;
 mod stop;
 mod supervisor;

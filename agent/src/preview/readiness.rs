@@ -220,20 +220,13 @@ async fn probe_liveness(context: &Context, scope: &Scope, unit: &Unit, live: &Pr
     loop {
         tokio::time::sleep(live.interval).await;
         match probe_once(context, scope, unit, live).await {
-            ProbeResult::Success => {
-                failures = 0;
-                context.published.edit_unit(&unit.name, |status| {
-                    if status.state == UnitState::Unhealthy {
-                        status.state = UnitState::Ready;
-                        status.reason = None;
-                    }
-                });
-            }
+            ProbeResult::Success => failures = 0,
             ProbeResult::Failure(reason) => {
                 failures += 1;
-                // Report once when the limit is reached, not after every further failure.
-                if failures == live.failures.max(1) {
+                if failures >= live.failures.max(1) {
+                    // The supervisor restarts the unit, and with it the probes.
                     drop(context.mailbox.send(Message::UnitUnhealthy { unit: unit.name.clone(), reason }).await);
+                    return;
                 }
             }
         }

@@ -48,7 +48,7 @@ async fn stop_units(context: &Context, units: &[UnitName]) -> Result<(Vec<Proble
 /// Publishes recorded units as stopped after a restart of the agent. Their exit does not count as a crash.
 pub(super) fn restore_stopped(context: &Context, record: &Record) {
     for unit in &record.stopped_units {
-        context.live.expect_stop(unit, true);
+        context.live.order_stop(unit);
         context.published.edit_unit(unit, |status| status.state = UnitState::Stopped);
     }
 }

@@ -6,27 +6,26 @@ use std::time::{Duration, Instant};
 
 use drivers::Scope;
 use drivers::driver::RuntimeEvent;
-use host::clock::now_milliseconds;
 use plan::Application;
 use plan::application::{RestartPolicy, Role, RuntimeKind, Unit};
-use plan::observed::{Exit, RunState};
+use plan::observed::Exit;
 use plan::step::Action;
 use plan::target::Target;
 use protocol::status::UnitState;
 use tasks::OwnedTask;
 
-use super::live_state::subscribe_to_runtime;
+use super::crash_history::RESTARTS_MAX;
+use super::crash_report::Ending;
+use super::live_state::{OrderedStop, mark_starting, subscribe_to_runtime};
+use super::reattach::{
+    BACK_OFF_FIRST, BACK_OFF_MAX, catch_up_after_replacement, ensure_followed, is_active, reattach_runtime,
+    wait_until_reachable,
+};
 use super::{Context, Message, crash_report, readiness};
 
-/// How often a crashing unit is restarted in a row. The next crash marks it as failed.
-pub const RESTARTS_MAX: u32 = 5;
-/// After being ready for this long, a unit's crash counter starts again.
-const CRASHES_RESET_AFTER_MS: i64 = 60_000;
 /// A stopping engine ends its containers before it closes its event stream. Exits within this window before the loss
 /// count as caused by the engine.
 const ENGINE_STOP_WINDOW: Duration = Duration::from_secs(30);
-const BACK_OFF_FIRST: Duration = Duration::from_millis(100);
-const BACK_OFF_MAX: Duration = Duration::from_secs(10);
 
 pub(super) struct Supervisor {
     context: Context,
@@ -35,6 +34,8 @@ pub(super) struct Supervisor {
     /// Increases when an operation takes over, so that the end of an earlier restart delay is ignored.
     generation: u64,
     reattachments: BTreeMap<RuntimeKind, OwnedTask>,
+    /// Units that the supervisor stops because their live probe failed, with the result of the probe.
+    failed_probes: BTreeMap<String, String>,
     /// When each service's container last ended without being stopped by an operation.
     recent_exits: BTreeMap<String, Instant>,
 }
@@ -47,6 +48,7 @@ impl Supervisor {
             pending_restarts: BTreeMap::new(),
             generation: 0,
             reattachments: BTreeMap::new(),
+            failed_probes: BTreeMap::new(),
             recent_exits: BTreeMap::new(),
         }
     }
@@ -56,11 +58,13 @@ impl Supervisor {
     pub fn cancel_all_restarts(&mut self) {
         self.generation += 1;
         self.pending_restarts.clear();
+        self.failed_probes.clear();
     }
 
     /// Cancels the pending restarts of these units, because an operation takes over.
     pub fn cancel_restarts_of(&mut self, units: &[String]) {
         self.pending_restarts.retain(|unit, _| !units.contains(unit));
+        self.failed_probes.retain(|unit, _| !units.contains(unit));
     }
 
     pub fn resume_supervision(&mut self) {
@@ -107,7 +111,7 @@ impl Supervisor {
 
     pub fn handle_runtime_event(&mut self, event: RuntimeEvent) {
         match event {
-            RuntimeEvent::Started { .. } => {}
+            RuntimeEvent::Started { unit, .. } => self.context.live.confirm_start(&unit),
             RuntimeEvent::Exited { unit, handle, exit } => self.handle_exit(&unit, &handle, &exit),
             // Reported by `Message::RuntimeLost`, which also contains the subscription.
             RuntimeEvent::ConnectionLost { .. } => {}
@@ -118,12 +122,20 @@ impl Supervisor {
         let Some((application, scope)) = self.scope_of_unit(name) else { return };
         let Some(unit) = application.units.get(name) else { return };
         let current = self.context.published.unit_status(name).unwrap_or_default();
+        // Both an event and a comparison with the runtime may report the same exit.
+        if current.state == UnitState::Restarting {
+            return;
+        }
         // The exit may be of a container that was replaced meanwhile.
         if current.handle.as_deref().is_some_and(|known| !known.is_empty() && known != handle) {
             return;
         }
+        let ordered_stop = self.context.live.take_ordered_stop(name);
+        if ordered_stop == Some(OrderedStop::StartedAgain) {
+            return;
+        }
         self.probers.remove(name);
-        if self.context.live.is_stop_expected(name) {
+        if ordered_stop.is_some() {
             self.context.published.edit_unit(name, |unit| {
                 unit.state = UnitState::Stopped;
                 unit.exit_code = exit.code;
@@ -135,7 +147,8 @@ impl Supervisor {
             if unit.runtime.capabilities().ends_units_when_stopped && is_active(current.state) {
                 self.recent_exits.insert(name.to_owned(), Instant::now());
             }
-            self.handle_crash(unit, &scope, exit, &current);
+            let ending = Ending { exit: exit.clone(), failed_probe: self.failed_probes.remove(name), crashes: None };
+            self.handle_crash(unit, &scope, ending);
         }
         self.refresh_routes();
     }
@@ -148,36 +161,27 @@ impl Supervisor {
                 status.reason = None;
             });
         } else {
-            crash_report::mark_failed_after_exit(&self.context, scope, unit, exit, None);
+            let ending = Ending { exit: exit.clone(), ..Ending::default() };
+            crash_report::mark_failed_after_exit(&self.context, scope, unit, ending);
         }
     }
 
-    fn handle_crash(&mut self, unit: &Unit, scope: &Scope, exit: &Exit, current: &protocol::status::UnitStatus) {
-        let was_well = current.ready_at.is_some_and(|at| now_milliseconds() - at > CRASHES_RESET_AFTER_MS);
-        let restarts = if was_well { 1 } else { current.restarts + 1 };
-        let restart = match unit.restart {
-            RestartPolicy::Never => false,
-            // Exit code 0 is no crash of a service that was ready. Before that, it has not done its work yet.
-            RestartPolicy::OnFailure => !exit.success() || current.ready_at.is_none(),
-            RestartPolicy::Always => true,
-        };
-        if !restart || restarts > RESTARTS_MAX || exit.error.is_some() {
-            let tries = (restarts > RESTARTS_MAX).then_some(RESTARTS_MAX);
-            crash_report::mark_failed_after_exit(&self.context, scope, unit, exit, tries);
+    /// Restarts the unit after a pause, or marks it as failed.
+    fn handle_crash(&mut self, unit: &Unit, scope: &Scope, mut ending: Ending) {
+        let was_ready = self.context.published.unit_status(&unit.name).is_some_and(|status| status.ready_at.is_some());
+        let crashes = self.context.live.record_crash(&unit.name);
+        if !is_restarted(unit.restart, &ending, was_ready) || crashes > RESTARTS_MAX {
+            ending.crashes = (crashes > RESTARTS_MAX).then_some(crashes);
+            crash_report::mark_failed_after_exit(&self.context, scope, unit, ending);
             return;
         }
-        let pause = restart_delay(restarts);
+        let pause = restart_delay(crashes);
         self.context.published.edit_unit(&unit.name, |status| {
             status.state = UnitState::Restarting;
-            status.restarts = restarts;
-            status.exit_code = exit.code;
-            status.reason = Some(format!(
-                "{}; restart {} of {} in {} ms",
-                crash_report::describe_exit(exit),
-                restarts,
-                RESTARTS_MAX,
-                pause.as_millis()
-            ));
+            status.restarts = crashes;
+            status.exit_code = ending.exit.code;
+            status.reason =
+                Some(format!("{}; restart {crashes} of {RESTARTS_MAX} in {} ms", ending.describe(), pause.as_millis()));
         });
         let (mailbox, name, generation) = (self.context.mailbox.clone(), unit.name.clone(), self.generation);
         let task = OwnedTask::spawn(async move {
@@ -202,7 +206,10 @@ impl Supervisor {
                 Ok(driver) => match subscribe_to_runtime(&context, &scope, runtime).await {
                     Ok(()) => {
                         mark_starting(&context, &unit.name);
-                        driver.perform(&scope, &action).await
+                        match driver.perform(&scope, &action).await {
+                            Ok(outcome) => ensure_followed(&context, &scope, runtime).await.map(|()| outcome),
+                            Err(problem) => Err(problem),
+                        }
                     }
                     Err(problem) => Err(problem),
                 },
@@ -225,47 +232,86 @@ impl Supervisor {
         self.pending_restarts.insert(name.to_owned(), task);
     }
 
+    /// Stops a unit whose live probe failed too often. Its exit then counts as a crash.
     pub fn handle_unhealthy(&mut self, name: &str, reason: &str) {
         // The failed probe was made while the unit was being stopped.
-        if self.context.live.is_stop_expected(name) {
+        if self.context.live.is_stopping(name) {
             return;
         }
+        let Some((application, scope)) = self.scope_of_unit(name) else { return };
+        let Some(unit) = application.units.get(name) else { return };
+        self.probers.remove(name);
         self.context.published.edit_unit(name, |unit| {
             unit.state = UnitState::Unhealthy;
-            unit.reason = Some(reason.to_owned());
+            unit.reason = Some(format!("its live probe failed: {reason}"));
         });
         self.refresh_routes();
+        self.failed_probes.insert(name.to_owned(), reason.to_owned());
+        let (context, runtime, unit) = (self.context.clone(), unit.runtime, name.to_owned());
+        let task = OwnedTask::spawn(async move {
+            let action = Action::Stop { unit: unit.clone(), runtime };
+            let stopped = match context.shared.drivers.driver_of(&scope.targets, runtime) {
+                Ok(driver) => driver.perform(&scope, &action).await.map(drop),
+                Err(problem) => Err(problem),
+            };
+            if let Err(problem) = stopped {
+                context.published.edit_unit(&unit, |status| {
+                    let reason = status.reason.take().unwrap_or_default();
+                    status.reason = Some(format!("{reason}; it could not be stopped: {}", problem.message));
+                });
+            }
+        });
+        self.pending_restarts.insert(name.to_owned(), task);
+    }
+
+    /// Marks a unit of a lost runtime as unhealthy, and returns whether it should be running.
+    fn mark_lost(&mut self, unit: &Unit, reason: &str) -> bool {
+        self.probers.remove(&unit.name);
+        self.pending_restarts.remove(&unit.name);
+        // Recorded only for runtimes that end their units: a keeper never causes an exit, because it exits after its
+        // last unit.
+        let was_ended_by_engine =
+            self.recent_exits.remove(&unit.name).is_some_and(|at| at.elapsed() < ENGINE_STOP_WINDOW);
+        let mut is_affected = false;
+        self.context.published.edit_unit(&unit.name, |status| {
+            if is_active(status.state) || was_ended_by_engine && status.state == UnitState::Failed {
+                // Other failed or stopped units are not started again: that could become an endless loop of starts.
+                is_affected = true;
+                status.state = UnitState::Unhealthy;
+                status.reason = Some(reason.to_owned());
+            }
+        });
+        if was_ended_by_engine {
+            self.context.published.clear_problem(&unit.name);
+        }
+        is_affected
     }
 
     /// Marks the units of a lost runtime as unhealthy, and reattaches to them when the runtime answers again.
     pub fn handle_runtime_lost(&mut self, runtime: RuntimeKind, reason: &str, subscription: u64) {
-        // A keeper exits with its last unit, and an operation may have started the next keeper already.
-        if !self.context.live.remove_subscription(runtime, subscription) {
+        let is_current = self.context.live.remove_subscription(runtime, subscription);
+        let Some(scope) = self.context.live.scope() else { return };
+        if !is_current {
+            // A keeper exits with its last unit, and an operation may follow the next keeper already. Units that the
+            // operation started before that may have ended meanwhile.
+            let task = OwnedTask::spawn(catch_up_after_replacement(self.context.clone(), scope, runtime));
+            self.reattachments.insert(runtime, task);
             return;
         }
-        let Some(scope) = self.context.live.scope() else { return };
         tracing::warn!(preview = %self.context.id.0, runtime = runtime.name(), reason, "lost the connection to a runtime");
         let unit_reason = runtime.capabilities().wording.lost.replace("{reason}", reason);
+        let ends_units = runtime.capabilities().ends_units_when_stopped;
         let units = scope.application.units.values().filter(|unit| unit.runtime == runtime);
         let mut has_affected_units = false;
-        for unit in units.filter(|unit| unit.role != Role::Job) {
-            self.probers.remove(&unit.name);
-            self.pending_restarts.remove(&unit.name);
-            // Recorded only for runtimes that end their units: a keeper never causes an exit, because it exits after its
-            // last unit.
-            let was_ended_by_engine =
-                self.recent_exits.remove(&unit.name).is_some_and(|at| at.elapsed() < ENGINE_STOP_WINDOW);
-            self.context.published.edit_unit(&unit.name, |status| {
-                if is_active(status.state) || was_ended_by_engine && status.state == UnitState::Failed {
-                    // Other failed or stopped units are not started again: that could become an endless loop of starts.
-                    has_affected_units = true;
-                    status.state = UnitState::Unhealthy;
-                    status.reason = Some(unit_reason.clone());
-                }
-            });
-            if was_ended_by_engine {
-                self.context.published.clear_problem(&unit.name);
+        for unit in units {
+            let state = self.context.published.unit_status(&unit.name).map(|status| status.state);
+            // A keeper ends with its last unit, so a starting unit was started by the next keeper, whose events
+            // are not followed yet. The runtime's state decides.
+            if unit.role == Role::Job || !ends_units && state == Some(UnitState::Starting) {
+                has_affected_units |= state.is_some_and(is_active);
+                continue;
             }
+            has_affected_units |= self.mark_lost(unit, &unit_reason);
         }
         self.refresh_routes();
         if has_affected_units {
@@ -275,98 +321,17 @@ impl Supervisor {
     }
 }
 
-/// Publishes that a unit is starting. Call it before the start, because the exit event of a short program may arrive
-/// before the start returns.
-pub(super) fn mark_starting(context: &Context, name: &str) {
-    context.live.expect_stop(name, false);
-    // A container may get a different address at each start.
-    context.live.set_address(name, None);
-    context.published.edit_unit(name, |unit| {
-        unit.state = UnitState::Starting;
-        unit.reason = None;
-        unit.exit_code = None;
-        unit.started_at = Some(now_milliseconds());
-        unit.ready_at = None;
-    });
-}
-
-/// Retries with increasing pauses until the engine answers, then lets the actor repeat its last request.
-async fn wait_until_reachable(context: Context, target: Target) {
-    let Some(record) = context.shared.registry.get(&context.id) else { return };
-    let locations = context.shared.locations.preview_locations(&context.id, &record.folder);
-    let Ok(driver) = context.shared.drivers.driver(&target) else { return };
-    let mut pause = BACK_OFF_FIRST;
-    while driver.observe(&context.id, &locations).await.is_err() {
-        tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(BACK_OFF_MAX);
+fn is_restarted(policy: RestartPolicy, ending: &Ending, was_ready: bool) -> bool {
+    // Codes of shells and engines for a command that cannot be executed or is not found: a restart does not help.
+    if ending.exit.error.is_some() || matches!(ending.exit.code, Some(126 | 127)) {
+        return false;
     }
-    drop(context.mailbox.send(Message::Recover { reason: "an engine answers again", begun: None }).await);
-}
-
-/// Retries with increasing pauses until the runtime answers, then sends the actor what has happened in the meantime.
-async fn reattach_runtime(context: Context, scope: Scope, runtime: RuntimeKind) {
-    let mut pause = BACK_OFF_FIRST;
-    while subscribe_to_runtime(&context, &scope, runtime).await.is_err() {
-        tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(BACK_OFF_MAX);
+    match policy {
+        RestartPolicy::Never => false,
+        // Exit code 0 is no crash of a service that was ready. Before that, it has not done its work yet.
+        RestartPolicy::OnFailure => ending.failed_probe.is_some() || !ending.exit.success() || !was_ready,
+        RestartPolicy::Always => true,
     }
-    let Ok(driver) = context.shared.drivers.driver_of(&scope.targets, runtime) else { return };
-    let Ok(observed) = driver.observe(&scope.preview.id, &scope.locations).await else { return };
-    let (mut has_missing_units, mut has_ended_units) = (false, false);
-    for unit in scope.application.units.values().filter(|unit| unit.runtime == runtime) {
-        let published = context.published.unit_status(&unit.name).unwrap_or_default();
-        if !is_active(published.state) {
-            continue;
-        }
-        let message = match observed.units.get(&unit.name) {
-            // The engine ended it when it stopped. Its exit code does not matter, because the program did not crash.
-            Some(observed_unit) if is_stopped_by_runtime(runtime, unit, &observed_unit.state) => {
-                has_ended_units = true;
-                continue;
-            }
-            Some(observed_unit) => match &observed_unit.state {
-                RunState::Exited(exit) => Message::RuntimeEvent {
-                    event: RuntimeEvent::Exited {
-                        unit: unit.name.clone(),
-                        handle: observed_unit.handle.clone(),
-                        exit: exit.clone(),
-                    },
-                },
-                _ => {
-                    mark_starting(&context, &unit.name);
-                    context.live.set_address(&unit.name, observed_unit.address);
-                    Message::UnitStarted { unit: unit.name.clone() }
-                }
-            },
-            None => {
-                has_missing_units = true;
-                continue;
-            }
-        };
-        drop(context.mailbox.send(message).await);
-    }
-    if has_ended_units {
-        drop(
-            context.mailbox.send(Message::Recover { reason: "the container engine was restarted", begun: None }).await,
-        );
-    } else if has_missing_units {
-        drop(
-            context
-                .mailbox
-                .send(Message::Recover { reason: "the runtime came back without its units", begun: None })
-                .await,
-        );
-    }
-}
-
-fn is_stopped_by_runtime(runtime: RuntimeKind, unit: &Unit, state: &RunState) -> bool {
-    let ends_units = runtime.capabilities().ends_units_when_stopped;
-    ends_units && unit.role != Role::Job && matches!(state, RunState::Exited(_))
-}
-
-/// Whether a unit in this state should be running.
-fn is_active(state: UnitState) -> bool {
-    matches!(state, UnitState::Ready | UnitState::Starting | UnitState::Unhealthy | UnitState::Restarting)
 }
 
 /// 100 ms, 200 ms, 400 ms ... capped at 10 s.

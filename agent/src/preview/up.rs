@@ -18,10 +18,9 @@ use protocol::status::UnitState;
 use protocol::{EventKind, Problem};
 
 use super::desired_state::{DesiredState, ManifestSource};
-use super::live_state::subscribe_to_runtime;
+use super::live_state::{mark_starting, subscribe_to_runtime};
 use super::outcome::Outcome;
 use super::prepare::{PreparedPlan, prepare_plan, used_runtimes};
-use super::supervisor::mark_starting;
 use super::{Context, Message, execute, naming, stop};
 use crate::approvals::Purpose;
 use crate::convert;
