@@ -4,7 +4,8 @@
 
 use std::fs::File;
 use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,6 +15,8 @@ use credentials::exchange::ExchangeRunner;
 use credentials::launch::Launcher;
 use credentials::vault::VaultOptions;
 use drivers::DriverSettings;
+use host::locations::AgentFiles;
+use host::unix_socket::SocketAddressPath;
 use hyper::Request;
 use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -125,10 +128,12 @@ fn print_startup_line(options: &AgentOptions, line: &str) {
 async fn serve(options: &AgentOptions) -> Result<(), Problem> {
     let locations = AgentLocations::prepare(&options.socket_folder)
         .map_err(|error| Problem::new("places", 500, error.to_string()))?;
-    let lock = acquire_lock(&options.socket_folder.join("agent.lock"))?;
+    let files = AgentFiles::in_state_folder(&locations.state);
+    let locks = acquire_locks(&files, &options.socket_folder)?;
     // For people and scripts only: clients detect a running agent by the lock, never by this file.
     drop(std::fs::write(options.socket_folder.join("agent.pid"), std::process::id().to_string()));
     let listener = bind_socket(&locations.socket_path())?;
+    record_socket_folder(&files, &options.socket_folder);
     let (shared, journal, listeners) = build_components(&locations, options).await?;
     let (stop, stopped) = watch::channel(false);
     let stop = Arc::new(stop);
@@ -154,7 +159,8 @@ async fn serve(options: &AgentOptions) -> Result<(), Problem> {
     history.abort();
     // Release the lock before the streams close: clients take the end of a stream for the end of the agent, and may
     // start the next agent right away.
-    drop(lock);
+    drop(std::fs::remove_file(&files.socket_folder));
+    drop(locks);
     drop(streaming_connections);
     Ok(())
 }
@@ -177,7 +183,26 @@ fn stop_on_socket_removal(socket: PathBuf, stop: Arc<watch::Sender<bool>>) -> Op
     watcher.inspect_err(|error| tracing::warn!(%error, "the socket's folder cannot be watched")).ok()
 }
 
-/// Allows one agent per user and socket folder. The kernel releases the lock when the process ends, however it ends.
+/// Allows one agent per state folder and machine, because two agents would manage the same previews, and one per socket
+/// folder, because the second would take the socket of the first.
+fn acquire_locks(files: &AgentFiles, socket_folder: &Path) -> Result<[File; 2], Problem> {
+    if let Some(folder) = files.lock.parent() {
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(|error| {
+            Problem::new("places", 500, format!("cannot create the folder `{}`: {error}", folder.display()))
+        })?;
+    }
+    Ok([acquire_lock(&files.lock)?, acquire_lock(&socket_folder.join("agent.lock"))?])
+}
+
+/// Tells clients of shells with other variables where this agent listens.
+fn record_socket_folder(files: &AgentFiles, socket_folder: &Path) {
+    let written = host::files::replace_file(&files.socket_folder, socket_folder.as_os_str().as_bytes(), 0o600);
+    if let Err(error) = written {
+        tracing::warn!(path = %files.socket_folder.display(), %error, "the socket's folder cannot be recorded");
+    }
+}
+
+/// The kernel releases the lock when the process ends, however it ends.
 fn acquire_lock(path: &Path) -> Result<File, Problem> {
     let fail = |error: std::io::Error| {
         Problem::new("places", 500, format!("cannot use the lock `{}`: {error}", path.display()))
@@ -197,8 +222,11 @@ fn acquire_lock(path: &Path) -> Result<File, Problem> {
 fn bind_socket(path: &Path) -> Result<UnixListener, Problem> {
     // This agent holds the lock, so an existing socket was left behind by a killed agent.
     drop(std::fs::remove_file(path));
-    UnixListener::bind(path)
-        .map_err(|error| Problem::new("places", 500, format!("cannot listen on `{}`: {error}", path.display())))
+    let bound = SocketAddressPath::new(path).and_then(|address| UnixListener::bind(address.path()));
+    bound.map_err(|error| {
+        Problem::new("places", 500, format!("cannot listen on `{}`: {error}", path.display()))
+            .hint("Set `PDEV_SOCKET_DIR` to another folder.")
+    })
 }
 
 type BoundProxy = Option<(Listeners, Routes)>;

@@ -46,6 +46,7 @@ impl Client {
     /// [`ClientError::NotRunning`] if no agent runs; see [`ClientError`] for the other causes.
     pub async fn connect(location: &SocketLocation) -> Result<Self, ClientError> {
         let not_running = || ClientError::NotRunning { socket: location.socket_path() };
+        location.check_choice()?;
         if !location.folder().exists() {
             return Err(not_running());
         }
@@ -65,7 +66,7 @@ impl Client {
         loop {
             tries += 1;
             let result = match start::open_or_start(location, launch).await {
-                Ok(connection) => Self::handshake(location, connection).await,
+                Ok((connection, location)) => Self::handshake(&location, connection).await,
                 Err(error) => Err(error),
             };
             match result {
@@ -99,6 +100,7 @@ impl Client {
     /// [`ClientError::NotRunning`] if no agent runs; see [`ClientError`] for the other causes.
     pub async fn stop_agent(location: &SocketLocation) -> Result<(), ClientError> {
         let not_running = || ClientError::NotRunning { socket: location.socket_path() };
+        location.check_choice()?;
         if !location.folder().exists() {
             return Err(not_running());
         }

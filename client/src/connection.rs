@@ -4,6 +4,7 @@ use std::io;
 use std::path::Path;
 
 use bytes::Bytes;
+use host::unix_socket::SocketAddressPath;
 use http_body_util::Full;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
@@ -30,7 +31,11 @@ pub(crate) struct Connection {
 
 /// Opens a connection. `Ok(None)` if no process listens: the socket is missing or stale.
 pub(crate) async fn open(socket: &Path) -> Result<Option<Connection>, ClientError> {
-    let stream = match UnixStream::connect(socket).await {
+    let connected = match SocketAddressPath::new(socket) {
+        Ok(address) => UnixStream::connect(address.path()).await,
+        Err(error) => Err(error),
+    };
+    let stream = match connected {
         Ok(stream) => stream,
         Err(error) if is_absent(&error) => return Ok(None),
         Err(error) => return Err(connect_error(socket, &error)),

@@ -9,6 +9,13 @@ pub enum ClientError {
     #[error("cannot use the socket folder `{}`: {message}", folder.display())]
     UnusableFolder { folder: PathBuf, message: String },
 
+    #[error(
+        "`PDEV_SOCKET_DIR` is `{}`, but the agent of this user's state listens in `{}`",
+        chosen.display(),
+        running.display()
+    )]
+    OtherSocketFolder { chosen: PathBuf, running: PathBuf },
+
     /// No agent listens, and the caller did not request a start.
     #[error("the agent is not running")]
     NotRunning { socket: PathBuf },
@@ -67,6 +74,10 @@ impl ClientError {
         match self {
             Self::UnusableFolder { .. } => Some(
                 "Remove or repair that folder (`chmod 700`), or set `PDEV_SOCKET_DIR` to another folder.".to_owned(),
+            ),
+            Self::OtherSocketFolder { .. } => Some(
+                "Unset `PDEV_SOCKET_DIR`. For a second agent, set `XDG_STATE_HOME` and `XDG_DATA_HOME` to other folders too."
+                    .to_owned(),
             ),
             Self::NotRunning { .. } => Some("Run `pdev up` to start it.".to_owned()),
             Self::Denied { denial: Denial::Sandbox, socket, .. } => Some(format!(

@@ -5,7 +5,10 @@
 
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+
+use host::unix_socket::SocketAddressPath;
 
 use crate::error::{ClientError, os_error_message};
 
@@ -13,17 +16,47 @@ use crate::error::{ClientError, os_error_message};
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct SocketLocation {
     folder: PathBuf,
+    /// The folder of the agent that runs for the same state, if the user chose another folder.
+    running_elsewhere: Option<PathBuf>,
+    /// Whether an agent that listens in another folder is used instead.
+    is_default: bool,
 }
 
 impl SocketLocation {
-    /// The folder that the environment variables select.
+    /// The folder that the user chose, else the one of the running agent, else the default folder.
+    ///
+    /// The default depends on variables that differ between shells (`ssh`, `su`, `cron`), and there must be one agent
+    /// only. So a running agent is found by its record in the state folder.
     #[must_use]
     pub fn from_environment() -> Self {
-        Self { folder: host::locations::socket_folder() }
+        let chosen = host::locations::chosen_socket_folder();
+        let folder = chosen.clone().unwrap_or_else(host::locations::default_socket_folder);
+        match recorded_folder().filter(|recorded| *recorded != folder && is_listening(recorded)) {
+            None => Self { folder, running_elsewhere: None, is_default: chosen.is_none() },
+            Some(recorded) if chosen.is_none() => Self { folder: recorded, running_elsewhere: None, is_default: true },
+            Some(recorded) => Self { folder, running_elsewhere: Some(recorded), is_default: false },
+        }
     }
 
     pub fn in_folder(folder: impl Into<PathBuf>) -> Self {
-        Self { folder: folder.into() }
+        Self { folder: folder.into(), running_elsewhere: None, is_default: false }
+    }
+
+    /// The location of an agent that was started at the same time by a shell with other variables.
+    pub(crate) fn running_agent(&self) -> Option<Self> {
+        let recorded = recorded_folder().filter(|recorded| self.is_default && *recorded != self.folder)?;
+        is_listening(&recorded).then_some(Self { folder: recorded, running_elsewhere: None, is_default: true })
+    }
+
+    /// # Errors
+    /// When the user chose a folder, and the agent runs with another one.
+    pub fn check_choice(&self) -> Result<(), ClientError> {
+        match &self.running_elsewhere {
+            None => Ok(()),
+            Some(running) => {
+                Err(ClientError::OtherSocketFolder { chosen: self.folder.clone(), running: running.clone() })
+            }
+        }
     }
 
     #[must_use]
@@ -51,8 +84,10 @@ impl SocketLocation {
     /// Creates the folder if it is absent, and rejects a folder that another user could have created.
     ///
     /// # Errors
-    /// When the folder cannot be created, is not a directory, belongs to another user, or is accessible to others.
+    /// See [`Self::check_choice`]. Also when the folder cannot be created, is not a directory, belongs to another user,
+    /// or is accessible to others.
     pub fn prepare_folder(&self) -> Result<(), ClientError> {
+        self.check_choice()?;
         let folder_error = |error: io::Error| ClientError::UnusableFolder {
             folder: self.folder.clone(),
             message: os_error_message(&error),
@@ -86,4 +121,16 @@ impl SocketLocation {
         }
         Ok(())
     }
+}
+
+/// The folder that the last agent of this user's state recorded.
+fn recorded_folder() -> Option<PathBuf> {
+    let state = host::locations::UserFolders::find()?.state;
+    host::locations::AgentFiles::in_state_folder(&state).read_socket_folder()
+}
+
+/// Whether an agent accepts connections. A killed agent leaves its record and its socket.
+fn is_listening(folder: &Path) -> bool {
+    let socket = SocketLocation::in_folder(folder).socket_path();
+    SocketAddressPath::new(&socket).and_then(|address| UnixStream::connect(address.path())).is_ok()
 }

@@ -66,10 +66,13 @@ impl Launch {
 
 /// Connects, and starts an agent if none listens. If two clients start at once, the second client waits until the first
 /// one releases the start lock, and then finds the agent of the first one.
-pub(crate) async fn open_or_start(location: &SocketLocation, launch: &Launch) -> Result<Connection, ClientError> {
+pub(crate) async fn open_or_start(
+    location: &SocketLocation,
+    launch: &Launch,
+) -> Result<(Connection, SocketLocation), ClientError> {
     location.prepare_folder()?;
     if let Some(connection) = connection::open(&location.socket_path()).await? {
-        return Ok(connection);
+        return Ok((connection, location.clone()));
     }
     let deadline = Instant::now() + launch.timeout;
     let start_timeout =
@@ -79,7 +82,7 @@ pub(crate) async fn open_or_start(location: &SocketLocation, launch: &Launch) ->
         .map_err(|_| start_timeout())??;
     // The client that held the start lock before may have started an agent.
     if let Some(connection) = connection::open(&location.socket_path()).await? {
-        return Ok(connection);
+        return Ok((connection, location.clone()));
     }
     loop {
         match tokio::time::timeout_at(deadline, spawn_agent(location, launch)).await.map_err(|_| start_timeout())? {
@@ -98,23 +101,25 @@ pub(crate) async fn open_or_start(location: &SocketLocation, launch: &Launch) ->
             Err(StartFailure { error, .. }) => return Err(error),
         }
     }
-    connection::open(&location.socket_path()).await?.ok_or_else(|| ClientError::NotStarted {
+    let connection = connection::open(&location.socket_path()).await?.ok_or_else(|| ClientError::NotStarted {
         message: format!(
             "the agent reported `{READY_WORD}`, but no process listens on `{}`",
             location.socket_path().display()
         ),
         hint: None,
         log: Some(location.log_path()),
-    })
+    })?;
+    Ok((connection, location.clone()))
 }
 
 /// Polls the socket without a limit; the caller sets a timeout.
-async fn wait_until_listening(location: &SocketLocation) -> Result<Connection, ClientError> {
+async fn wait_until_listening(location: &SocketLocation) -> Result<(Connection, SocketLocation), ClientError> {
     let mut tick = tokio::time::interval(LISTEN_POLL_INTERVAL);
     loop {
         tick.tick().await;
+        let location = location.running_agent().unwrap_or_else(|| location.clone());
         if let Some(connection) = connection::open(&location.socket_path()).await? {
-            return Ok(connection);
+            return Ok((connection, location));
         }
     }
 }

@@ -8,5 +8,7 @@ pub mod connections;
 pub mod disk_space;
 pub mod files;
 pub mod locations;
+pub mod machine;
 pub mod ports;
 pub mod processes;
+pub mod unix_socket;

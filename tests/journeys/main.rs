@@ -39,6 +39,7 @@ mod secrets;
 mod self_approval;
 mod session_previews;
 mod sessions;
+mod shells;
 mod shop;
 mod targets;
 mod token_rotation;

@@ -43,7 +43,7 @@ struct Actor {
     context: Context,
     supervisor: Supervisor,
     operation: Option<Operation>,
-    /// Requests that arrived during a `down`, in order; at most [`QUEUED_REQUESTS_MAX`].
+    /// Requests that arrived during a `down` or a recovery, in order; at most [`QUEUED_REQUESTS_MAX`].
     queued_requests: Vec<Message>,
 }
 
@@ -54,6 +54,8 @@ struct Operation {
     kind: OperationKind,
     /// The manifest and session at the beginning of an `up`; empty if no other request may join this operation.
     fingerprint: String,
+    /// An `up` from recorded files, which no user asked for.
+    is_recovery: bool,
     task: Option<JoinHandle<()>>,
 }
 
@@ -110,6 +112,7 @@ impl Actor {
                 if let Some(operation) = self.operation.as_mut().filter(|_| !source.is_disk()) {
                     // A recovery works from recorded files, so an `up` that reads the current files must not join it.
                     operation.fingerprint.clear();
+                    operation.is_recovery = true;
                 }
                 drop(reply.send(Ok(id)));
                 let operation_name = if source.is_disk() { "up" } else { "recover" };
@@ -139,6 +142,9 @@ impl Actor {
     }
 
     fn restart(&mut self, units: Vec<String>, reply: oneshot::Sender<OperationReply>) {
+        if self.is_recovering() {
+            return self.queue_request(Message::Restart { units, reply });
+        }
         if let Err(problem) = self.check_can_change_units(&units) {
             drop(reply.send(Err(problem)));
             return;
@@ -151,6 +157,9 @@ impl Actor {
     }
 
     fn stop_units(&mut self, units: Vec<String>, reply: oneshot::Sender<OperationReply>) {
+        if self.is_recovering() {
+            return self.queue_request(Message::StopUnits { units, reply });
+        }
         if let Err(problem) = self.check_can_change_units(&units) {
             drop(reply.send(Err(problem)));
             return;
@@ -169,6 +178,11 @@ impl Actor {
             [] => self.supervisor.cancel_all_restarts(),
             units => self.supervisor.cancel_restarts_of(units),
         }
+    }
+
+    /// The first command after a reboot or a restart of the agent must not fail because pdev itself is busy.
+    fn is_recovering(&self) -> bool {
+        self.operation.as_ref().is_some_and(|operation| operation.is_recovery)
     }
 
     fn check_can_change_units(&self, units: &[String]) -> Result<(), Problem> {
@@ -252,7 +266,7 @@ impl Actor {
             OperationKind::Up(request) => self.fingerprint(request),
             _ => String::new(),
         };
-        self.operation = Some(Operation { id, kind, fingerprint, task: None });
+        self.operation = Some(Operation { id, kind, fingerprint, is_recovery: false, task: None });
         id
     }
 

@@ -6,7 +6,8 @@ use std::io::{ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-use client::SocketLocation;
+use client::{ClientError, SocketLocation};
+use host::unix_socket::SocketAddressPath;
 use protocol::Problem;
 use protocol::identity::CredentialRequest;
 
@@ -55,10 +56,11 @@ pub(crate) fn send_request(method: &str, path: &str, body: &[u8]) -> Result<Resp
     let mut attempts = 0;
     loop {
         attempts += 1;
-        // Creates the folder if it does not exist, and refuses a folder that another user could have created.
-        socket.check_folder().map_err(|error| unreachable_problem(&error.to_string()))?;
-        let result =
-            UnixStream::connect(socket.socket_path()).and_then(|stream| round_trip(stream, method, path, body));
+        // A logout or a reboot removes the folder. It is created again, and a folder of another user is refused.
+        socket.prepare_folder().map_err(|error| location_problem(&error))?;
+        let result = SocketAddressPath::new(&socket.socket_path())
+            .and_then(|address| UnixStream::connect(address.path()))
+            .and_then(|stream| round_trip(stream, method, path, body));
         let error = match result {
             Ok(response) => return Ok(response),
             Err(error) => error,
@@ -81,6 +83,11 @@ pub(crate) fn send_request(method: &str, path: &str, body: &[u8]) -> Result<Resp
             _ => return Err(unreachable_problem(&crate::humanize::io_error(&error))),
         }
     }
+}
+
+fn location_problem(error: &ClientError) -> Box<Problem> {
+    let problem = Problem::new("agent_unreachable", 0, format!("the agent cannot be reached: {error}"));
+    Box::new(Problem { hint: error.hint(), ..problem })
 }
 
 fn unreachable_problem(reason: &str) -> Box<Problem> {

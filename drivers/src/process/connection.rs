@@ -5,10 +5,11 @@ use std::fs::File;
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
+use host::unix_socket::SocketAddressPath;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use serde::de::DeserializeOwned;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader, Interest};
@@ -32,7 +33,11 @@ impl KeeperConnection {
     /// `None` if no keeper is running.
     pub(crate) async fn open(locations: &Locations) -> Result<Option<Self>, Problem> {
         let path = socket_path(&locations.runtime);
-        let stream = match UnixStream::connect(&path).await {
+        let connected = match SocketAddressPath::new(&path) {
+            Ok(address) => UnixStream::connect(address.path()).await,
+            Err(error) => Err(error),
+        };
+        let stream = match connected {
             Ok(stream) => stream,
             Err(error) if is_keeper_absent(&error) => return Ok(None),
             Err(error) => return Err(Problem::io(format!("cannot reach the keeper at `{}`", path.display()), &error)),
@@ -206,17 +211,20 @@ impl KeeperStarter {
         }
         match startup_line.trim() {
             READY => Ok(()),
-            BUSY => request_new_socket(&records),
+            BUSY => request_new_socket(&records, &locations.runtime),
             // The keeper writes its error message instead of a word.
             other => Err(Problem::new(ProblemKind::Unavailable, format!("cannot start the preview's keeper: {other}"))),
         }
     }
 }
 
-/// Asks a living keeper whose socket was deleted to bind a new one.
-fn request_new_socket(records: &RecordStore) -> Result<(), Problem> {
+/// Asks a living keeper to bind a new socket in this folder: its socket was deleted, or the folder of the agent's socket
+/// is another one since the keeper was started.
+pub(super) fn request_new_socket(records: &RecordStore, runtime: &Path) -> Result<(), Problem> {
     let keeper = records.read_living_keeper().map_err(|error| Problem::io("cannot read `keeper.json`", &error))?;
     if let Some(keeper) = keeper {
+        let written = records.write_socket_folder(runtime);
+        written.map_err(|error| Problem::io("cannot record the folder of the keeper's socket", &error))?;
         keeper.process.signal(rustix::process::Signal::HUP);
     }
     Ok(())

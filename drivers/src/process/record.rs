@@ -116,6 +116,18 @@ impl RecordStore {
         Ok(self.read_keeper()?.filter(|keeper| keeper.process.is_alive()))
     }
 
+    /// Where the agent expects the keeper's socket, if that differs from where the keeper was started.
+    pub(crate) fn read_socket_folder(&self) -> io::Result<Option<PathBuf>> {
+        read_json(&self.state_folder.join("socket.json"))
+    }
+
+    pub(crate) fn write_socket_folder(&self, runtime: &Path) -> io::Result<()> {
+        if self.read_socket_folder()?.as_deref() == Some(runtime) {
+            return Ok(());
+        }
+        write_json(&self.state_folder.join("socket.json"), &runtime, Durable::No)
+    }
+
     pub(crate) fn read_preview(&self) -> io::Result<Option<PreviewRecord>> {
         read_json(&self.state_folder.join("process.json"))
     }
@@ -182,7 +194,7 @@ impl RecordStore {
 
     /// Removes the files of a keeper without units: its record, its log, its lock and the preview's record.
     pub(crate) fn remove_keeper_files(&self) -> io::Result<()> {
-        for name in ["keeper.json", "process.json", "keeper.log", "keeper.lock"] {
+        for name in ["keeper.json", "process.json", "socket.json", "keeper.log", "keeper.lock"] {
             remove_if_exists(&self.state_folder.join(name))?;
         }
         for name in ["units", "logs"] {

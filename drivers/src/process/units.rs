@@ -13,7 +13,7 @@ use host::clock::now_milliseconds;
 use plan::application::{RuntimeKind, Stop, Unit};
 use plan::observed::{Observed, ObservedUnit, RunState, RuntimeObject};
 
-use super::connection::{KeeperConnection, KeeperStarter, REPLY_TIMEOUT};
+use super::connection::{KeeperConnection, KeeperStarter, REPLY_TIMEOUT, request_new_socket};
 use super::keeper::try_lock_file;
 use super::launch::{Launcher, chown_folder};
 use super::port_conflict::check_ports;
@@ -154,10 +154,12 @@ pub(super) async fn connect_to_living_keeper(locations: &Locations) -> Result<Op
         }
         let records = RecordStore::new(&locations.state);
         let keeper = records.read_living_keeper().map_err(|error| Problem::io("cannot read `keeper.json`", &error))?;
-        let Some(keeper) = keeper else { return Ok(None) };
+        if keeper.is_none() {
+            return Ok(None);
+        }
         // Signal the keeper only after it had time to bind its first socket or to shut down.
         if attempt > 3 {
-            keeper.process.signal(rustix::process::Signal::HUP);
+            request_new_socket(&records, &locations.runtime)?;
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }

@@ -26,6 +26,8 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
+use host::unix_socket::SocketAddressPath;
+
 use super::cleanup;
 use super::kernel::ProcessIdentity;
 use super::record::{KeeperRecord, RecordStore, StopRecord, UnitRecord, create_private_folder, remove_if_exists};
@@ -94,7 +96,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 async fn run_keeper(runtime: PathBuf, records: RecordStore) -> io::Result<ExitCode> {
     // Install handlers before the record makes this process discoverable: an unhandled SIGHUP would end it.
     let signals = SignalStreams::new()?;
-    let Some(instance) = KeeperInstance::claim(runtime, records)? else { return Ok(report_startup(BUSY)) };
+    let Some(mut instance) = KeeperInstance::claim(runtime, records)? else { return Ok(report_startup(BUSY)) };
     let outcome = instance.run(signals).await;
     instance.remove_files();
     outcome.map(|()| ExitCode::SUCCESS)
@@ -159,7 +161,7 @@ impl KeeperInstance {
         Ok(Some(Self { records, runtime_folder: runtime, record, _lock: lock }))
     }
 
-    async fn run(&self, mut signals: SignalStreams) -> io::Result<()> {
+    async fn run(&mut self, mut signals: SignalStreams) -> io::Result<()> {
         let mut listener = self.bind_socket()?;
         report_startup(READY);
         let (mailbox, mut commands) = mpsc::channel(64);
@@ -171,10 +173,13 @@ impl KeeperInstance {
                 Some(command) = commands.recv() => keeper.handle_command(command),
                 _ = signals.child.recv() => keeper.reap_children(),
                 _ = signals.terminate.recv() => keeper.terminate(),
-                // A logout may delete the socket's folder; a client then requests a new socket with SIGHUP.
-                // An existing socket is left alone, because clients may wait in its backlog.
-                _ = signals.hangup.recv() => if !self.socket_path().exists() {
-                    listener = self.bind_socket()?;
+                // A logout may delete the socket's folder, and the next agent may use another folder; a client then
+                // requests a new socket with SIGHUP.
+                _ = signals.hangup.recv() => match self.rebind_socket() {
+                    Ok(Some(moved)) => listener = moved,
+                    Ok(None) => {}
+                    // The programs must not end because of that; a client may ask again.
+                    Err(error) => drop(writeln!(io::stderr(), "cannot bind a new socket: {error}")),
                 },
                 Ok((stream, _)) = listener.accept(), if clients.len() < CLIENTS_MAX => {
                     clients.spawn(socket::serve_client(stream, self.record.nonce.clone(), mailbox.clone()));
@@ -192,11 +197,34 @@ impl KeeperInstance {
         Ok(())
     }
 
+    /// Binds the socket where the agent expects it. An existing socket is left alone, because clients may wait in its
+    /// backlog.
+    fn rebind_socket(&mut self) -> io::Result<Option<UnixListener>> {
+        let expected = self.records.read_socket_folder()?.unwrap_or_else(|| self.runtime_folder.clone());
+        if expected == self.runtime_folder && self.socket_path().exists() {
+            return Ok(None);
+        }
+        let previous = std::mem::replace(&mut self.runtime_folder, expected);
+        let listener = match self.bind_socket() {
+            Ok(listener) => listener,
+            Err(error) => {
+                self.runtime_folder = previous;
+                return Err(error);
+            }
+        };
+        if previous != self.runtime_folder {
+            // Other files of the previous folder belong to the agent.
+            drop(remove_if_exists(&wire::socket_path(&previous)));
+            drop(std::fs::remove_dir(&previous));
+        }
+        Ok(Some(listener))
+    }
+
     fn bind_socket(&self) -> io::Result<UnixListener> {
         create_private_folder(&self.runtime_folder)?;
         let path = self.socket_path();
         remove_if_exists(&path)?;
-        let listener = UnixListener::bind(&path)?;
+        let listener = UnixListener::bind(SocketAddressPath::new(&path)?.path())?;
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
         Ok(listener)
     }
