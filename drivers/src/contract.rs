@@ -399,6 +399,7 @@ impl<'a> TestPreview<'a> {
             locations: self.locations.clone(),
             application: Arc::new(application),
             targets: plan::target::Targets::default(),
+            shell_environment: None,
             secrets: Arc::new(FixedSecretFolder(self.harness.secrets_folder())),
             progress: Arc::new(NoProgress),
         }

@@ -16,6 +16,7 @@ use futures_util::stream::BoxStream;
 pub use host::ports::Listener;
 use plan::application::{PreviewId, PreviewName, RuntimeKind, Unit, UnitName};
 use plan::observed::{Exit, Images, Observed};
+use plan::shell_environment::ShellEnvironment;
 use plan::target::Targets;
 use plan::{Application, step::Action};
 
@@ -43,6 +44,8 @@ pub struct Scope {
     pub application: Arc<Application>,
     /// Where its units run. A driver works on the target of its own runtime.
     pub targets: Targets,
+    /// The environment of the shell that ran `pdev up`, if one did. Only local processes receive it.
+    pub shell_environment: Option<Arc<ShellEnvironment>>,
     pub secrets: Arc<dyn SecretFiles>,
     pub progress: Arc<dyn Progress>,
 }
@@ -124,6 +127,11 @@ pub trait Driver: Send + Sync {
     /// Whether this unit listens on a port of this machine, and on which other ports it does. `None` if the runtime
     /// itself publishes the ports of its units, so that no other program can have them.
     async fn port_use(&self, _preview: &PreviewId, _unit: &str, _port: u16) -> Result<Option<PortUse>, Problem> {
+        Ok(None)
+    }
+
+    /// The environment of the shell that ran the last `pdev up`, if the runtime holds it for an agent that was restarted.
+    async fn shell_environment(&self, _: &PreviewId, _: &Locations) -> Result<Option<ShellEnvironment>, Problem> {
         Ok(None)
     }
 

@@ -149,6 +149,7 @@ fn scope(harness: &FakeHarness) -> Scope {
         locations,
         application,
         targets: plan::target::Targets::default(),
+        shell_environment: None,
         secrets: Arc::new(NoSecretsNoProgress),
         progress: Arc::new(NoSecretsNoProgress),
     }
@@ -177,6 +178,7 @@ fn unit(name: &str) -> Unit {
         env: BTreeMap::new(),
         secrets: vec!["token".to_owned()],
         identity: None,
+        declares_identity: false,
         health: Health { ready: ReadyCheck::Started, live: None, start_limit: Duration::from_secs(60) },
         needs: BTreeMap::new(),
         stop: Stop { signal: "SIGTERM".to_owned(), grace: Duration::from_secs(10) },

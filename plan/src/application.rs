@@ -86,6 +86,9 @@ pub struct Unit {
     /// Name of the cloud identity the unit acts as, as in the manifest. The agent removes it if it cannot open an
     /// endpoint.
     pub identity: Option<String>,
+    /// Whether the manifest names an identity. Then no credentials of the user's shell are passed to the unit, even if
+    /// the agent cannot open an endpoint.
+    pub declares_identity: bool,
     pub health: Health,
     pub needs: BTreeMap<UnitName, Condition>,
     pub stop: Stop,

@@ -24,6 +24,7 @@ pub mod origin;
 mod render;
 pub mod resolve;
 pub mod runtime;
+pub mod shell_environment;
 pub mod step;
 pub mod target;
 pub mod text;

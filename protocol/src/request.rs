@@ -45,6 +45,10 @@ pub struct UpRequest {
     /// The variables of the client's environment that the manifest reads as `${env.X}`.
     #[serde(default)]
     pub variables: BTreeMap<String, String>,
+    /// The environment of the shell in which `up` was typed, for local processes. Held in memory only, until `down`.
+    /// Without it, the one of the last `up` that had one is used.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shell_environment: Option<ShellVariables>,
     /// The variables of the client's environment that select an engine, for example `DOCKER_HOST`.
     #[serde(default)]
     pub target_variables: BTreeMap<String, String>,
@@ -57,6 +61,17 @@ pub struct UpRequest {
     /// The agent ends the stream after the `planned` event, instead of following the operation.
     #[serde(default)]
     pub detach: bool,
+}
+
+/// Variables of a shell by name. `Debug` prints no values, because they may be secrets.
+#[derive(Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(transparent)]
+pub struct ShellVariables(pub BTreeMap<String, String>);
+
+impl std::fmt::Debug for ShellVariables {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_set().entries(self.0.keys()).finish()
+    }
 }
 
 /// `POST /v1/previews/{preview}/down`, answered with a stream of events.

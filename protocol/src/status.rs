@@ -60,6 +60,9 @@ pub struct PreviewStatus {
     /// Unix milliseconds of the last successful `up`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ready_at: Option<i64>,
+    /// Where the environment of local processes comes from. Absent without local processes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub process_environment: Option<ProcessEnvironment>,
     /// The name of the coding agent's session that brought the preview up. Its services get no identities beyond those
     /// of that session.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -67,6 +70,16 @@ pub struct PreviewStatus {
     /// Why the preview is failed or degraded.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub problems: Vec<Problem>,
+}
+
+/// The source of the environment that local processes are started with.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ProcessEnvironment {
+    /// The shell in which `pdev up` was typed.
+    Shell,
+    /// The agent, because no shell's environment is recorded.
+    Agent,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize, JsonSchema)]

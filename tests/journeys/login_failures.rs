@@ -369,7 +369,7 @@ fn missing_role_is_reported() {
     assert_documented(&aws_credential(&sandbox, "shop").fails_with(1), OTHER_FAILURES[0]);
 }
 
-/// Two agents of one user, with separate socket folders and the same logins.
+/// Two agents of one user with the same logins, for example of two machines that share a home folder.
 #[test]
 fn two_agents_share_one_login() {
     let sandbox = Sandbox::without_docker();
@@ -381,7 +381,7 @@ fn two_agents_share_one_login() {
     fs::set_permissions(&second, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
     let pdev = |folder: &Path, arguments: &[&str]| {
         let mut command = sandbox.command(&sandbox.project(), arguments);
-        command.env("PDEV_SOCKET_DIR", folder);
+        command.env("PDEV_SOCKET_DIR", folder).env("XDG_STATE_HOME", folder.join("state"));
         run_with_timeout(command, Duration::from_secs(60))
     };
     let rounds = 5;

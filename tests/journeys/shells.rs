@@ -172,3 +172,93 @@ fn long_runtime_folders_work() {
         pdev_in_shell(&sandbox, Some(&runtime), &["agent", "stop"]).ok();
     }
 }
+
+/// Writes a program to a folder that only this shell has on its PATH. It records its variable and waits.
+fn write_tool(sandbox: &Sandbox) -> String {
+    let folder = sandbox.path("bin2");
+    std::fs::create_dir(&folder).unwrap();
+    let tool = folder.join("mytool");
+    std::fs::write(&tool, "#!/bin/sh\necho \"$TOOL_MODE ${AWS_PROFILE-none}\" >> \"$1\"\nexec sleep 1000\n").unwrap();
+    std::fs::set_permissions(&tool, PermissionsExt::from_mode(0o755)).unwrap();
+    format!("{}:{}", folder.display(), std::env::var("PATH").unwrap())
+}
+
+const TOOLS: &str = "pdev: 1\napp: shells\nidentities: { cloud: cloud }\nservices:\n  one: { health: none, process: { command: [mytool, one.txt] } }\n  two: { health: none, process: { command: [mytool, two.txt] }, identity: cloud }\n";
+
+#[test]
+fn processes_have_the_environment_of_the_shell() {
+    let sandbox = sandbox_with_temporary_folder();
+    let path = write_tool(&sandbox);
+    write_identities(&sandbox, "[cloud]\nsource = \"exec\"\ncommand = [\"true\"]\n");
+    sandbox.write("pdev.yaml", TOOLS);
+    let shell = |mode: &str, arguments: &[&str]| {
+        let mut command = shell_command(&sandbox, None, arguments);
+        command.env("PATH", &path).env("TOOL_MODE", mode).env("AWS_PROFILE", "canary-profile");
+        run_with_timeout(command, Duration::from_secs(60))
+    };
+    let starts = |file: &str| std::fs::read_to_string(sandbox.project().join(file)).unwrap_or_default();
+    // The agent's own environment knows neither the folder nor the variables.
+    pdev_in_shell(&sandbox, None, &["up"]).fails_with(1).prints("program `mytool` not found");
+    shell("canary-first", &["up"]).ok();
+    wait_until("both run", Duration::from_secs(10), || !starts("one.txt").is_empty() && !starts("two.txt").is_empty());
+    assert_eq!(starts("one.txt"), "canary-first canary-profile\n");
+    assert_eq!(starts("two.txt"), "canary-first none\n", "its credentials come from pdev only");
+
+    // Another shell restarts nothing, and learns what differs.
+    shell("canary-second", &["plan"]).ok().prints("other values of `TOOL_MODE`").prints("pdev restart");
+    shell("canary-second", &["up"]).ok().prints("other values of `TOOL_MODE`").prints("nothing changed");
+    assert_eq!(starts("one.txt").lines().count(), 1);
+    pdev_in_shell(&sandbox, None, &["restart", "one"]).ok();
+    wait_until("it is restarted", Duration::from_secs(10), || starts("one.txt").lines().count() == 2);
+    assert!(starts("one.txt").ends_with("canary-second canary-profile\n"));
+
+    // The environment outlives the agent, but is in no file.
+    crate::sandbox::send_signal(u32::try_from(agent_pid(&sandbox, None)).unwrap(), "KILL");
+    pdev_in_shell(&sandbox, None, &["restart", "two"]).ok();
+    wait_until("it is restarted", Duration::from_secs(10), || starts("two.txt").lines().count() == 2);
+    assert!(starts("two.txt").ends_with("canary-second none\n"));
+    assert_eq!(status_of_shell(&sandbox)["process_environment"], "shell");
+    let mut search = Command::new("grep");
+    search.args(["-rl", "canary-second"]).args(["home", "tmp"].map(|folder| sandbox.path(folder)));
+    let found = search.stderr(Stdio::null()).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&found.stdout), "", "no file contains it");
+
+    // With the keeper, the recorded environment is lost.
+    pdev_in_shell(&sandbox, None, &["agent", "stop"]).ok();
+    let keepers: Vec<u32> = sandbox
+        .processes()
+        .into_iter()
+        .filter(|(_, command)| command.contains(" keeper "))
+        .map(|(pid, _)| pid)
+        .collect();
+    assert_eq!(keepers.len(), 1);
+    crate::sandbox::send_signal(keepers[0], "KILL");
+    assert_eq!(status_of_shell(&sandbox)["process_environment"], "agent");
+    pdev_in_shell(&sandbox, None, &["status"]).ok().prints("the environment of the agent");
+    pdev_in_shell(&sandbox, None, &["down"]).ok();
+    pdev_in_shell(&sandbox, None, &["agent", "stop"]).ok();
+}
+
+/// Variables of one `pdev run` are for its job only.
+#[test]
+fn job_run_from_a_shell_uses_its_environment_once() {
+    let sandbox = sandbox_with_temporary_folder();
+    sandbox.write("pdev.yaml", "pdev: 1\napp: shells\nservices:\n  one: { health: none, process: { command: 'echo $MODE >> one.txt; exec sleep 1000' } }\njobs:\n  show: { when: manual, process: { command: 'echo job-$MODE' } }\n");
+    let shell = |mode: &str, arguments: &[&str]| {
+        let mut command = shell_command(&sandbox, None, arguments);
+        command.env("MODE", mode);
+        run_with_timeout(command, Duration::from_secs(60)).ok()
+    };
+    shell("first", &["up"]);
+    shell("second", &["run", "show"]).prints("job-second");
+    shell("third", &["restart", "one"]);
+    let written = || std::fs::read_to_string(sandbox.project().join("one.txt")).unwrap_or_default();
+    wait_until("it is restarted", Duration::from_secs(10), || written().lines().count() == 2);
+    assert_eq!(written(), "first\nfirst\n");
+    shell("first", &["down"]);
+    shell("first", &["agent", "stop"]);
+}
+
+fn status_of_shell(sandbox: &Sandbox) -> serde_json::Value {
+    pdev_in_shell(sandbox, None, &["status", "--json"]).ok().json()
+}

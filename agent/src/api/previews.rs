@@ -10,6 +10,7 @@ use axum::response::Response;
 use credentials::Secret;
 use credentials::broker::Requester;
 use credentials::secrets::RepositorySecrets;
+use plan::shell_environment::ShellEnvironment;
 use protocol::plan::PlanReply;
 use protocol::request::{DeliverSecretsRequest, DownRequest, LocateRequest, RestartRequest, StopRequest, UpRequest};
 use protocol::status::{LocateReply, PreviewState, PreviewStatus, UnitState};
@@ -18,7 +19,7 @@ use serde::Deserialize;
 use super::preview_lookup::{find_preview, find_recovered};
 use super::{Api, JsonBody, ProblemResponse, stream};
 use crate::peer::{Peer, requester_of};
-use crate::preview::{ManifestSource, PreviewHandle, naming};
+use crate::preview::{ManifestSource, PreviewHandle, caller_environment, naming};
 use crate::session_previews;
 
 /// The limit of `wait` without `timeout_ms`.
@@ -52,20 +53,26 @@ pub(super) async fn plan(
 pub(super) async fn up(
     State(api): State<Api>,
     Extension(peer): Extension<Peer>,
-    JsonBody(request): JsonBody<UpRequest>,
+    JsonBody(mut request): JsonBody<UpRequest>,
 ) -> Result<Response, ProblemResponse> {
     ensure_accepting(&api)?;
+    let environment = caller_environment::take_from(&mut request);
     api.shared.access.record_requester(&request.folder, peer.pid);
     // Subscribe before the operation starts, so that its first events are not missed.
     let events = api.shared.bus.subscribe(None).1;
     let detach = request.detach;
-    let operation = begin_up(&api, request, &requester_of(&api.shared, peer)).await?;
+    let operation = begin_up(&api, request, environment, &requester_of(&api.shared, peer)).await?;
     Ok(stream::operation_events(events, operation, detach))
 }
 
 /// Starts the `up`. An actor whose preview was just removed may end before it receives the request; then a new actor is
 /// started.
-async fn begin_up(api: &Api, request: UpRequest, requester: &Requester) -> Result<u64, ProblemResponse> {
+async fn begin_up(
+    api: &Api,
+    request: UpRequest,
+    environment: Option<ShellEnvironment>,
+    requester: &Requester,
+) -> Result<u64, ProblemResponse> {
     // Each try fails only if another actor ends at the wrong moment, so a small limit is enough.
     const TRIES: usize = 3;
     let mut last_problem = None;
@@ -74,6 +81,9 @@ async fn begin_up(api: &Api, request: UpRequest, requester: &Requester) -> Resul
         let bound = tokio::task::spawn_blocking(move || naming::bind_preview(&shared, &up_request)).await;
         let (handle, completed) = bound.map_err(|error| internal_problem(&error))?.map_err(ProblemResponse)?;
         session_previews::mark_with_session(&api.shared, &handle, requester)?;
+        if let Some(environment) = environment.clone() {
+            handle.live.offer_environment(environment);
+        }
         match handle.up(completed, ManifestSource::Disk).await {
             Err(problem) if problem.code == "agent_stopping" && !api.shared.is_draining() => {
                 last_problem = Some(problem);

@@ -264,6 +264,7 @@ mod tests {
             env: Default::default(),
             secrets: Vec::new(),
             identity: None,
+            declares_identity: false,
             health: Health { ready: ReadyCheck::Started, live: None, start_limit: Duration::ZERO },
             needs: Default::default(),
             stop: Stop { signal: "SIGTERM".into(), grace: Duration::ZERO },

@@ -13,6 +13,7 @@ use futures_util::StreamExt;
 use host::clock::now_milliseconds;
 use plan::Application;
 use plan::application::{RuntimeKind, Unit};
+use plan::shell_environment::ShellEnvironment;
 use protocol::status::UnitState;
 use tasks::OwnedTask;
 
@@ -35,6 +36,10 @@ pub struct LiveState {
 struct Inner {
     scope: Option<Scope>,
     addresses: BTreeMap<String, IpAddr>,
+    /// Of the last `up` that had one. Never written to a file.
+    shell_environment: Option<Arc<ShellEnvironment>>,
+    /// Of the client whose `up` has not begun yet.
+    offered_environment: Option<Arc<ShellEnvironment>>,
     /// Units that an operation has stopped. Their exit does not count as a crash.
     ordered_stops: BTreeMap<String, OrderedStop>,
     crashes: CrashHistory,
@@ -95,6 +100,24 @@ impl LiveState {
 
     pub(crate) fn set_scope(&self, scope: Scope) {
         self.lock().scope = Some(scope);
+    }
+
+    #[must_use]
+    pub fn shell_environment(&self) -> Option<Arc<ShellEnvironment>> {
+        self.lock().shell_environment.clone()
+    }
+
+    pub(super) fn set_shell_environment(&self, environment: Arc<ShellEnvironment>) {
+        self.lock().shell_environment = Some(environment);
+    }
+
+    /// Passes the environment of a client to the `up` that begins next.
+    pub fn offer_environment(&self, environment: ShellEnvironment) {
+        self.lock().offered_environment = Some(Arc::new(environment));
+    }
+
+    pub(super) fn take_offered_environment(&self) -> Option<Arc<ShellEnvironment>> {
+        self.lock().offered_environment.take()
     }
 
     pub(crate) fn set_address(&self, unit: &str, address: Option<IpAddr>) {

@@ -5,6 +5,7 @@
 //! abort. Between operations, [`supervisor`] keeps the units running.
 
 mod actor;
+pub mod caller_environment;
 mod crash_history;
 mod crash_report;
 mod desired_state;

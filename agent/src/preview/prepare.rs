@@ -12,6 +12,7 @@ use plan::Application;
 use plan::application::RuntimeKind;
 use plan::compare::{CompareOptions, compare, include_job_inputs};
 use plan::observed::{Images, Observed};
+use plan::shell_environment::ShellEnvironment;
 use plan::step::Plan;
 use plan::target::Targets;
 use protocol::Problem;
@@ -46,6 +47,7 @@ pub(super) async fn prepare_plan(
     source: &ManifestSource,
     published: &Arc<PublishedStatus>,
     purpose: Purpose,
+    shell_environment: Option<Arc<ShellEnvironment>>,
 ) -> Result<PreparedPlan, Problem> {
     let chosen_targets = {
         // Reading the configuration of a runtime blocks.
@@ -55,7 +57,8 @@ pub(super) async fn prepare_plan(
             .map_err(|error| Problem::new("internal", 500, format!("choosing the engine failed: {error}")))??
     };
     let targets = chosen_targets.usable();
-    let preparation = Preparation { shared, record, request, source, published, purpose, chosen_targets, targets };
+    let preparation =
+        Preparation { shared, record, request, source, published, purpose, chosen_targets, targets, shell_environment };
     let (inputs, known) = match request.runtime.as_deref() {
         Some(name) => {
             let runtime =
@@ -114,6 +117,7 @@ struct Preparation<'a> {
     chosen_targets: ChosenTargets,
     /// Those of `chosen_targets` that can be used.
     targets: Targets,
+    shell_environment: Option<Arc<ShellEnvironment>>,
 }
 
 impl Preparation<'_> {
@@ -215,6 +219,7 @@ impl Preparation<'_> {
             locations,
             Arc::new(application),
             self.targets.clone(),
+            self.shell_environment.clone(),
         );
         // Images of units that were not requested are not inspected, and their build contexts are not hashed.
         let scope_of_images = match &desired.selected_units {

@@ -6,6 +6,7 @@ use drivers::driver::{Progress, ProgressLine};
 use drivers::{Locations, Scope};
 use plan::Application;
 use plan::application::PreviewName;
+use plan::shell_environment::ShellEnvironment;
 use plan::target::Targets;
 use protocol::EventKind;
 
@@ -22,7 +23,8 @@ pub(super) fn scope_for(
     application: Arc<Application>,
     targets: Targets,
 ) -> Scope {
-    build_scope(&context.shared, &context.published, preview, locations, application, targets)
+    let environment = context.live.shell_environment();
+    build_scope(&context.shared, &context.published, preview, locations, application, targets, environment)
 }
 
 pub(super) fn build_scope(
@@ -32,6 +34,7 @@ pub(super) fn build_scope(
     locations: Locations,
     application: Arc<Application>,
     targets: Targets,
+    shell_environment: Option<Arc<ShellEnvironment>>,
 ) -> Scope {
     let has_files = |unit: &&plan::application::Unit| !unit.secrets.is_empty() || unit.identity.is_some();
     let units = application.units.values().filter(has_files).map(|unit| unit.name.clone()).collect();
@@ -41,6 +44,7 @@ pub(super) fn build_scope(
         locations,
         application,
         targets,
+        shell_environment,
         secrets: Arc::new(secrets),
         progress: Arc::new(ProgressPublisher(Arc::clone(published))),
     }

@@ -17,6 +17,7 @@ use protocol::request::UpRequest;
 use protocol::status::UnitState;
 use protocol::{EventKind, Problem};
 
+use super::caller_environment::{self, CallerEnvironment};
 use super::desired_state::{DesiredState, ManifestSource};
 use super::live_state::{mark_starting, subscribe_to_runtime};
 use super::outcome::Outcome;
@@ -62,7 +63,18 @@ async fn bring_up(
         .registry
         .get(&context.id)
         .ok_or_else(|| Problem::new("unknown_preview", 404, "this preview is not registered"))?;
-    let prepared = prepare_plan(&context.shared, &record, request, source, &context.published, Purpose::Up).await?;
+    let previous = caller_environment::recall(&context.shared, &context.live, &record).await;
+    let caller = CallerEnvironment::choose(&context.live, previous, request);
+    let prepared = prepare_plan(
+        &context.shared,
+        &record,
+        request,
+        source,
+        &context.published,
+        Purpose::Up,
+        caller.of_operation.clone(),
+    )
+    .await?;
     let PreparedPlan { desired, mut endpoints, scope, observed, plan } = prepared;
     if let Some(missing) = missing_secrets_problem(&desired.missing_secrets) {
         return Err(missing);
@@ -72,12 +84,15 @@ async fn bring_up(
     if let Some(note) = session_previews::session_note(&record) {
         context.published.publish_event(note);
     }
-    for note in desired.notes.iter().cloned().chain(RetainedOptions::of(request).note()) {
+    let notes = desired.notes.iter().cloned().chain(RetainedOptions::of(request).note());
+    for note in notes.chain(caller.note(&observed, &plan)) {
         context.published.publish_event(EventKind::Noted { text: note });
     }
     context.published.publish_event(EventKind::Planned { plan: convert::plan_view(&plan) });
-    context.live.set_scope(scope.clone());
+    context.live.set_scope(Scope { shell_environment: caller.recorded.clone(), ..scope.clone() });
     publish_units(context, &scope.application, &observed);
+    let has_processes = scope.application.units.values().any(|unit| unit.runtime.capabilities().runs_as_user);
+    context.published.edit_preview(|status| status.process_environment = caller.source(has_processes));
     if !source.is_disk() {
         stop::restore_stopped(context, &record);
     }
@@ -336,7 +351,9 @@ pub(super) async fn forward_peer_ports(context: &Context, scope: &Scope) {
 /// # Errors
 /// The same problems that `up` reports before its first step.
 pub async fn plan_up(shared: &Arc<Shared>, request: &UpRequest) -> Result<PlanReply, Problem> {
-    let (shared_of_task, up_request) = (Arc::clone(shared), request.clone());
+    let mut up_request = request.clone();
+    let caller = caller_environment::take_from(&mut up_request);
+    let shared_of_task = Arc::clone(shared);
     let bound = tokio::task::spawn_blocking(move || naming::bind_preview(&shared_of_task, &up_request)).await;
     let (handle, request) = bound.map_err(|error| Problem::new("internal", 500, error.to_string()))??;
     let record = shared
@@ -344,9 +361,12 @@ pub async fn plan_up(shared: &Arc<Shared>, request: &UpRequest) -> Result<PlanRe
         .get(&handle.id)
         .ok_or_else(|| Problem::new("unknown_preview", 404, "this preview is not registered"))?;
     let prepared =
-        prepare_plan(shared, &record, &request, &ManifestSource::Disk, &handle.published, Purpose::Plan).await?;
+        prepare_plan(shared, &record, &request, &ManifestSource::Disk, &handle.published, Purpose::Plan, None).await?;
     let mut notes = prepared.desired.notes;
     notes.extend(record.retained_options.note());
+    if let (Some(caller), Some(previous)) = (caller, caller_environment::recall(shared, &handle.live, &record).await) {
+        notes.extend(caller_environment::difference_note(&previous, &caller, &prepared.observed, &prepared.plan));
+    }
     if let Some(missing) = missing_secrets_problem(&prepared.desired.missing_secrets) {
         notes.push(missing.title);
     }

@@ -4,7 +4,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use client::Client;
-use protocol::request::UpRequest;
+use plan::shell_environment::ShellEnvironment;
+use protocol::request::{ShellVariables, UpRequest};
 use protocol::status::{PreviewStatus, UnitState};
 
 use crate::context::Context;
@@ -100,6 +101,7 @@ impl UpOptions {
             jobs: Vec::new(),
             force: self.force,
             variables: checked.referenced_variables(),
+            shell_environment: Some(shell_variables()),
             target_variables: plan::runtime::RuntimeKind::target_variables(|name| std::env::var(name).ok()),
             runtime: self.runtime,
             reset: false,
@@ -107,6 +109,14 @@ impl UpOptions {
         };
         Ok((request, checked))
     }
+}
+
+/// The environment of this command, which is that of the shell in which it was typed.
+fn shell_variables() -> ShellVariables {
+    let variables = std::env::vars_os();
+    let text = variables.filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+    // Secrets of pdev's own variables must not leave this process.
+    ShellVariables(ShellEnvironment::from_variables(text).0)
 }
 
 pub(crate) fn run(arguments: Arguments, context: &Context) -> Outcome {

@@ -1,7 +1,7 @@
 //! Previews and units as tables.
 
 use protocol::identity::{IdentityState, IdentityStatus};
-use protocol::status::{PreviewState, PreviewStatus, UnitState, UnitStatus};
+use protocol::status::{PreviewState, PreviewStatus, ProcessEnvironment, UnitState, UnitStatus};
 
 use super::problem;
 use super::table::{self, Cell};
@@ -88,6 +88,10 @@ pub(crate) fn preview_detail(preview: &PreviewStatus, now: i64, home: Option<&st
         let note = format!("started in session {session}: identities provide only what that session may have");
         lines.push(paint.yellow(&note));
     }
+    if preview.process_environment == Some(ProcessEnvironment::Agent) {
+        let note = "local processes have the environment of the agent, because no `pdev up` of a shell is recorded";
+        lines.push(paint.yellow(note));
+    }
     if !preview.units.is_empty() {
         lines.push(String::new());
         lines.extend(unit_table(&preview.units, now, paint));
@@ -170,6 +174,7 @@ mod tests {
             folder: "/home/me/shop".into(),
             folder_present: true,
             url: Some("http://main.shop.localhost:8642".into()),
+            process_environment: Some(ProcessEnvironment::Agent),
             units: vec![
                 unit("db", UnitState::Ready, 0),
                 UnitStatus {
@@ -193,7 +198,8 @@ mod tests {
             preview_detail(&preview, 61_000, None, plain).join("\n"),
             "shop/main  degraded  http://main.shop.localhost:8642\n\
              /home/me/shop\n\
-             started in session robot: identities provide only what that session may have\n\n  \
+             started in session robot: identities provide only what that session may have\n\
+             local processes have the environment of the agent, because no `pdev up` of a shell is recorded\n\n  \
              UNIT  STATE      FOR        RUNTIME  ADDRESS          CRASHES  NOTE\n  \
              db    ready      1 min 1 s  docker   127.0.0.1:40001\n  \
              web   unhealthy             docker   127.0.0.1:40001  2        GET / answered 503, as shop-dev"

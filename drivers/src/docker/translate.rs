@@ -278,6 +278,7 @@ mod tests {
             env: BTreeMap::from([("A".to_owned(), value("1")), ("B".to_owned(), value("2"))]),
             secrets: Vec::new(),
             identity: None,
+            declares_identity: false,
             health: Health { ready: ReadyCheck::Started, live: None, start_limit: Duration::ZERO },
             needs: BTreeMap::new(),
             stop: Stop { signal: "SIGTERM".to_owned(), grace: Duration::from_millis(1500) },

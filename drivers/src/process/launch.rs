@@ -1,9 +1,9 @@
 //! Turns a unit into a spawn spec that the keeper can execute: finds the program, builds the environment, and
 //! determines the folder and the user.
 //!
-//! Programs receive the variables of the manifest and of [`INHERITED_ENV`], and nothing else of pdev's environment.
-//! Cloud credentials and tokens of the developer's shell must not leak into services unnoticed, and a preview must not
-//! depend on the terminal from which the agent was started.
+//! Programs receive the environment of the shell that ran `pdev up`, and the variables of the manifest. If no shell's
+//! environment is recorded, they receive [`INHERITED_ENV`] of the agent instead: nothing else that happened to be set
+//! where the agent was started.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -18,7 +18,7 @@ use super::record::create_private_folder;
 use super::wire::{Account, SpawnSpec};
 use crate::driver::{Locations, Problem, ProblemKind, Scope};
 
-/// Inherited variables, by reason: finding programs and the user's own files (`PATH`, `HOME`, `USER`, `LOGNAME`,
+/// Variables that are inherited from the agent, by reason: finding programs and the user's own files (`PATH`, `HOME`, `USER`, `LOGNAME`,
 /// `SHELL`, `TMPDIR`); the user's language and time zone (`LANG`, `LC_*`, `TZ`); network access inside a company
 /// (proxies, certificates); tool chains in a custom location. `TERM` is not inherited, because the output goes to a
 /// log.
@@ -81,7 +81,8 @@ pub(crate) fn filter_inherited_env(
 
 pub(crate) struct Launcher<'a> {
     pub locations: &'a Locations,
-    pub inherited_env: &'a BTreeMap<String, String>,
+    /// Of the shell that ran `pdev up`, else of the agent.
+    pub inherited_env: BTreeMap<String, String>,
     pub unit: &'a Unit,
     pub spec: &'a ProcessSpec,
     pub secrets_folder: Option<PathBuf>,
@@ -91,19 +92,16 @@ pub(crate) struct Launcher<'a> {
 }
 
 impl<'a> Launcher<'a> {
-    pub(crate) fn new(
-        scope: &'a Scope,
-        unit: &'a Unit,
-        inherited: &'a BTreeMap<String, String>,
-    ) -> Result<Self, Problem> {
+    pub(crate) fn new(scope: &'a Scope, unit: &'a Unit, agent_env: &BTreeMap<String, String>) -> Result<Self, Problem> {
         let Body::Process(spec) = &unit.body else {
             let message = format!("`{}` is a container, not a process", unit.name);
             return Err(Problem::new(ProblemKind::Internal, message));
         };
         let secrets = scope.secrets.folder(&unit.name);
+        let shell = scope.shell_environment.as_ref().map(|shell| shell.variables_for(unit.declares_identity));
         Ok(Self {
             locations: &scope.locations,
-            inherited_env: inherited,
+            inherited_env: shell.unwrap_or_else(|| agent_env.clone()),
             unit,
             spec,
             secrets_folder: secrets,

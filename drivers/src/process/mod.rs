@@ -27,6 +27,7 @@ use async_trait::async_trait;
 use futures_util::stream::BoxStream;
 use plan::application::{PreviewId, PreviewName, RuntimeKind, Unit};
 use plan::observed::{Images, Observed};
+use plan::shell_environment::ShellEnvironment;
 use plan::step::Action;
 
 use crate::driver::{
@@ -148,6 +149,14 @@ impl Driver for ProcessDriver {
             Ok(records.read_living_keeper().ok().flatten().map(|keeper| peer::port_use(&keeper, &unit, port)))
         })
         .await
+    }
+
+    async fn shell_environment(
+        &self,
+        _: &PreviewId,
+        locations: &Locations,
+    ) -> Result<Option<ShellEnvironment>, Problem> {
+        units::read_shell_environment(locations).await
     }
 
     async fn discover(&self) -> Result<Vec<DiscoveredPreview>, Problem> {

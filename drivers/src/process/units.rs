@@ -12,6 +12,7 @@ use futures_util::stream::{self, BoxStream};
 use host::clock::now_milliseconds;
 use plan::application::{RuntimeKind, Stop, Unit};
 use plan::observed::{Observed, ObservedUnit, RunState, RuntimeObject};
+use plan::shell_environment::ShellEnvironment;
 
 use super::connection::{KeeperConnection, KeeperStarter, REPLY_TIMEOUT, request_new_socket};
 use super::keeper::try_lock_file;
@@ -84,7 +85,11 @@ impl ProcessDriver {
         }
         record.ports = host_ports(unit);
         record.stop = stop_record(&unit.stop);
-        let request = Request::Start { record: Box::new(record), spawn: Box::new(spawn.clone()) };
+        let request = Request::Start {
+            record: Box::new(record),
+            spawn: Box::new(spawn.clone()),
+            shell_environment: scope.shell_environment.as_deref().cloned(),
+        };
         match self.call_keeper(&scope.locations, &request, REPLY_TIMEOUT).await? {
             Reply::Started { .. } => Ok(StepOutcome { handle, ..StepOutcome::default() }),
             Reply::SpawnFailed { errno } => Err(spawn_problem(&unit.name, &spawn, errno)),
@@ -251,6 +256,15 @@ fn remove_tree(folder: &Path) -> Result<(), Problem> {
     match fs::remove_dir_all(folder) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(data_removal_problem(folder, &error)),
         _ => Ok(()),
+    }
+}
+
+/// The environment that the living keeper holds.
+pub(super) async fn read_shell_environment(locations: &Locations) -> Result<Option<ShellEnvironment>, Problem> {
+    let Some(mut connection) = connect_to_living_keeper(locations).await? else { return Ok(None) };
+    match connection.call(&Request::ShellEnvironment, REPLY_TIMEOUT).await? {
+        Reply::ShellEnvironment { environment } => Ok(environment),
+        other => Err(unexpected_reply_problem("environment", other)),
     }
 }
 

@@ -4,6 +4,7 @@
 //! keeper outlives upgrades of pdev: new versions only add fields and ignore unknown ones. [`PROTOCOL_VERSION`] changes
 //! only when old and new versions cannot understand each other.
 
+use plan::shell_environment::ShellEnvironment;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -41,7 +42,12 @@ pub(crate) enum Request {
     Start {
         record: Box<UnitRecord>,
         spawn: Box<SpawnSpec>,
+        /// Held in the keeper's memory for the next agent, and never written to a file.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        shell_environment: Option<ShellEnvironment>,
     },
+    /// The environment of the last `Start` that had one.
+    ShellEnvironment,
     Stop {
         unit: String,
         /// Stop settings from the current manifest; `None` uses those from the unit's start.
@@ -88,6 +94,9 @@ pub(crate) enum Reply {
     },
     /// The subscription is active; events follow.
     Following,
+    ShellEnvironment {
+        environment: Option<ShellEnvironment>,
+    },
     /// The command of an `Exec` request ended.
     Exited {
         exit: ExitRecord,

@@ -126,6 +126,7 @@ impl TestPreview {
             locations: self.locations(),
             application: Arc::new(application),
             targets: plan::target::Targets::default(),
+            shell_environment: None,
             secrets: Arc::new(FixedSecretFolder(self.secrets_folder.clone())),
             progress: Arc::<RecordedProgress>::clone(&self.progress),
         }
@@ -230,6 +231,7 @@ pub fn container_unit(name: &str, create: Value) -> Unit {
         env: BTreeMap::new(),
         secrets: Vec::new(),
         identity: None,
+        declares_identity: false,
         health: Health { ready: ReadyCheck::Started, live: None, start_limit: Duration::from_secs(10) },
         needs: BTreeMap::new(),
         stop: Stop { signal: "SIGTERM".to_owned(), grace: Duration::from_secs(1) },

@@ -89,6 +89,7 @@ impl TestPreview {
                 default_service: None,
             }),
             targets: plan::target::Targets::default(),
+            shell_environment: None,
             secrets: Arc::new(NoSecrets),
             progress: Arc::new(NoProgress),
         }
@@ -245,6 +246,7 @@ pub(crate) fn process_unit(name: &str, argv: Argv) -> Unit {
         env: BTreeMap::new(),
         secrets: Vec::new(),
         identity: None,
+        declares_identity: false,
         health: Health { ready: ReadyCheck::Started, live: None, start_limit: Duration::from_secs(60) },
         needs: BTreeMap::new(),
         stop: Stop { signal: "SIGTERM".to_owned(), grace: Duration::from_secs(10) },

@@ -164,7 +164,7 @@ async fn snippets_adapt_to_client_indentation_and_snippet_support() {
 #[tokio::test]
 async fn completion_resolve_adds_documentation() {
     for (rest, label, words) in [
-        ("services:\n  web:\n    $0\n", "restart", "five times"),
+        ("services:\n  web:\n    $0\n", "restart", "sixth crash"),
         ("  c: { uses: $0 }\n", "redis@7", "Redis"),
         ("  c: { uses: postgres@16, with: { $0 } }\n", "max_connections", "Maximum number of concurrent connections"),
         ("guardrails: { waivers: [{ rule: $0 }] }\n", "PD011", "fixed tag"),

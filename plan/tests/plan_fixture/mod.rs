@@ -83,6 +83,7 @@ fn new_unit(name: &str, runtime: RuntimeKind, body: Body) -> UnitBuilder {
         env: BTreeMap::new(),
         secrets: Vec::new(),
         identity: None,
+        declares_identity: false,
         health: Health { ready: ReadyCheck::Started, live: None, start_limit: Duration::from_secs(60) },
         needs: BTreeMap::new(),
         stop: Stop { signal: "SIGTERM".into(), grace: Duration::from_secs(10) },

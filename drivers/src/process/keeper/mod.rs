@@ -11,6 +11,7 @@ mod socket;
 mod spawn;
 mod state;
 
+use plan::shell_environment::ShellEnvironment;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Write};
@@ -44,7 +45,11 @@ pub(crate) enum KeeperCommand {
     Start {
         record: Box<UnitRecord>,
         spawn: Box<SpawnSpec>,
+        shell_environment: Option<ShellEnvironment>,
         reply: oneshot::Sender<Reply>,
+    },
+    ReadShellEnvironment {
+        reply: oneshot::Sender<Option<ShellEnvironment>>,
     },
     Stop {
         unit: String,

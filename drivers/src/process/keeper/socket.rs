@@ -56,9 +56,14 @@ async fn handle_request(
     mailbox: &Mailbox,
 ) -> io::Result<()> {
     match request {
-        Request::Start { record, spawn } => {
-            let answer = send_command(mailbox, |reply| KeeperCommand::Start { record, spawn, reply }).await?;
+        Request::Start { record, spawn, shell_environment } => {
+            let answer =
+                send_command(mailbox, |reply| KeeperCommand::Start { record, spawn, shell_environment, reply }).await?;
             send_line(stream, &answer).await
+        }
+        Request::ShellEnvironment => {
+            let environment = send_command(mailbox, |reply| KeeperCommand::ReadShellEnvironment { reply }).await?;
+            send_line(stream, &Reply::ShellEnvironment { environment }).await
         }
         Request::Stop { unit, stop } => {
             let answer =

@@ -1,6 +1,7 @@
 //! The keeper's state: running commands, ending commands, and the clients that wait for an end. One task owns it, and
 //! no method in this file waits.
 
+use plan::shell_environment::ShellEnvironment;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::OwnedFd;
@@ -39,6 +40,8 @@ pub(crate) struct Keeper {
     next_slot: u64,
     /// Tasks that copy output or watch exec clients. Each ends with the pipe or client that it serves.
     tasks: JoinSet<()>,
+    /// For the next agent.
+    shell_environment: Option<ShellEnvironment>,
     is_shutting_down: bool,
     /// Set while a slot is ending.
     next_check: Option<Instant>,
@@ -55,6 +58,7 @@ impl Keeper {
             slots: BTreeMap::new(),
             next_slot: 1,
             tasks: JoinSet::new(),
+            shell_environment: None,
             is_shutting_down: false,
             next_check: None,
             idle_deadline: Some(Instant::now() + IDLE_TIMEOUT),
@@ -74,11 +78,15 @@ impl Keeper {
 
     pub(crate) fn handle_command(&mut self, command: KeeperCommand) {
         match command {
-            KeeperCommand::Start { record, spawn, reply } => {
+            KeeperCommand::Start { record, spawn, shell_environment, reply } => {
+                if shell_environment.is_some() {
+                    self.shell_environment = shell_environment;
+                }
                 let result = self.start_unit(record, &spawn);
                 // A client that disconnected finds the result by observing.
                 drop(reply.send(result));
             }
+            KeeperCommand::ReadShellEnvironment { reply } => drop(reply.send(self.shell_environment.clone())),
             KeeperCommand::Stop { unit, stop, remove, reply } => self.stop_unit(&unit, stop.as_ref(), remove, reply),
             KeeperCommand::Follow { reply } => drop(reply.send(self.events.subscribe())),
             KeeperCommand::WatchOutput { unit, reply } => drop(reply.send(self.subscribe_to_log(&unit))),
