@@ -68,12 +68,13 @@ impl PublishedStatus {
         self.bump_version();
     }
 
-    /// Begins an operation. Events carry its id until it ends.
-    pub fn begin_operation(&self, operation: u64, phase: PreviewState) {
+    /// Begins an operation on these units; on all if the list is empty. Events carry its id until it ends. The problems of
+    /// other units stay, because nothing changes for them.
+    pub fn begin_operation(&self, operation: u64, phase: PreviewState, units: &[String]) {
         let mut inner = self.lock();
         inner.operation = Some(operation);
         inner.phase = Some(phase);
-        inner.problems.clear();
+        inner.problems.retain(|unit, _| !unit.is_empty() && !units.is_empty() && !units.contains(unit));
         drop(inner);
         self.bump_version();
     }
@@ -86,6 +87,11 @@ impl PublishedStatus {
         inner.phase = phase;
         drop(inner);
         self.bump_version();
+    }
+
+    #[must_use]
+    pub fn is_operation_running(&self) -> bool {
+        self.lock().operation.is_some()
     }
 
     /// Replaces the set of units. A unit that was in the set before keeps its live state.
@@ -208,7 +214,8 @@ impl PublishedStatus {
     }
 }
 
-/// The state of a preview without a running operation, derived from its units.
+/// The state of a preview without a running operation, derived from its units. A unit that the user stopped is as the
+/// user wants it.
 fn overall_state(units: &BTreeMap<String, UnitStatus>) -> PreviewState {
     let any = |states: &[UnitState]| units.values().any(|unit| states.contains(&unit.state));
     let running = any(&[UnitState::Ready, UnitState::Starting, UnitState::Unhealthy, UnitState::Restarting]);
@@ -216,7 +223,7 @@ fn overall_state(units: &BTreeMap<String, UnitStatus>) -> PreviewState {
         PreviewState::Failed
     } else if !running {
         PreviewState::Down
-    } else if any(&[UnitState::Unhealthy, UnitState::Restarting, UnitState::Starting, UnitState::Stopped]) {
+    } else if any(&[UnitState::Unhealthy, UnitState::Restarting, UnitState::Starting]) {
         PreviewState::Degraded
     } else {
         PreviewState::Ready
@@ -237,7 +244,7 @@ mod tests {
             (&[], PreviewState::Down),
             (&[UnitState::Ready, UnitState::Done], PreviewState::Ready),
             (&[UnitState::Ready, UnitState::Restarting], PreviewState::Degraded),
-            (&[UnitState::Ready, UnitState::Stopped], PreviewState::Degraded),
+            (&[UnitState::Ready, UnitState::Stopped], PreviewState::Ready),
             (&[UnitState::Ready, UnitState::Failed], PreviewState::Failed),
             (&[UnitState::Stopped, UnitState::Done], PreviewState::Down),
         ];

@@ -1,5 +1,7 @@
 //! Maps hosts to units: keeps the proxy's table in sync with the published status of the previews.
 
+use std::collections::{BTreeSet, VecDeque};
+
 use plan::Application;
 use plan::application::{PortProtocol, PreviewId, PreviewName, Role, Unit};
 use plan::naming;
@@ -67,7 +69,11 @@ fn is_routable(unit: &Unit) -> bool {
 fn preview_routes(shared: &Shared, handle: &PreviewHandle) -> Option<PreviewRoutes> {
     let application = handle.live.application()?;
     let record = shared.registry.get(&handle.id)?;
-    let services = application.units.values().filter(|unit| is_routable(unit)).map(|unit| service_route(handle, unit));
+    let services = application
+        .units
+        .values()
+        .filter(|unit| is_routable(unit))
+        .map(|unit| service_route(handle, &application, unit));
     Some(PreviewRoutes {
         id: handle.id.0.clone(),
         app: record.name.app,
@@ -83,7 +89,7 @@ fn service_label(service: &str) -> String {
     naming::service_label(service).text
 }
 
-fn service_route(handle: &PreviewHandle, unit: &Unit) -> ServiceRoute {
+fn service_route(handle: &PreviewHandle, application: &Application, unit: &Unit) -> ServiceRoute {
     let http = unit.ports.iter().find(|(_, port)| matches!(port.protocol, PortProtocol::Http | PortProtocol::H2c));
     let (addresses, h2c) = match http {
         Some((name, port)) => (handle.live.addresses(unit, name), port.protocol == PortProtocol::H2c),
@@ -93,25 +99,53 @@ fn service_route(handle: &PreviewHandle, unit: &Unit) -> ServiceRoute {
         preview_id: handle.id.0.clone(),
         service: service_label(&unit.name),
         upstream: Upstream { addresses, uses_h2c: h2c },
-        state: service_state(&handle.published, &unit.name),
+        state: service_state(&handle.published, application, &unit.name),
         is_wildcard: unit.wildcard,
     };
     ServiceRoute { target, prefixes: unit.routes.clone() }
 }
 
-fn service_state(published: &PublishedStatus, unit: &str) -> ServiceState {
+fn service_state(published: &PublishedStatus, application: &Application, unit: &str) -> ServiceState {
     let Some(UnitStatus { state, reason, .. }) = published.unit_status(unit) else { return ServiceState::Stopped };
     match state {
         // Keep forwarding while a live probe fails, so that a developer can open the service and see why.
         UnitState::Ready | UnitState::Unhealthy => ServiceState::Ready,
-        UnitState::Waiting | UnitState::Preparing | UnitState::Starting | UnitState::Restarting => {
-            ServiceState::Starting
-        }
-        UnitState::Failed => {
-            let problem = published.problems().into_iter().find(|problem| problem.unit.as_deref() == Some(unit));
-            let log = problem.map(|problem| problem.output).unwrap_or_default();
-            ServiceState::Failed { reason: reason.unwrap_or_else(|| "it failed".into()), log }
-        }
+        UnitState::Waiting => waiting_state(published, application, unit),
+        UnitState::Preparing | UnitState::Starting | UnitState::Restarting => ServiceState::Starting,
+        UnitState::Failed => ServiceState::Failed {
+            reason: reason.unwrap_or_else(|| "it failed".into()),
+            log: last_lines(published, unit),
+        },
         UnitState::Done | UnitState::Stopping | UnitState::Stopped => ServiceState::Stopped,
     }
+}
+
+/// A unit that waits for a failed one is not started any more, and neither is one that no operation starts.
+fn waiting_state(published: &PublishedStatus, application: &Application, unit: &str) -> ServiceState {
+    if let Some(failed) = find_failed_dependency(published, application, unit) {
+        let cause = published.unit_status(&failed).and_then(|status| status.reason);
+        let cause = cause.map(|cause| format!(": {cause}")).unwrap_or_default();
+        let reason = format!("it was not started, because `{failed}` failed{cause}");
+        return ServiceState::Failed { reason, log: last_lines(published, &failed) };
+    }
+    if published.is_operation_running() { ServiceState::Starting } else { ServiceState::Stopped }
+}
+
+/// The nearest failed unit that this one needs, directly or through others.
+fn find_failed_dependency(published: &PublishedStatus, application: &Application, unit: &str) -> Option<String> {
+    let mut seen = BTreeSet::from([unit.to_owned()]);
+    let mut pending = VecDeque::from([unit.to_owned()]);
+    while let Some(name) = pending.pop_front() {
+        if published.unit_status(&name).is_some_and(|status| status.state == UnitState::Failed) {
+            return Some(name);
+        }
+        let needed = application.units.get(&name).into_iter().flat_map(|unit| unit.needs.keys());
+        pending.extend(needed.filter(|needed| seen.insert((*needed).clone())).cloned());
+    }
+    None
+}
+
+fn last_lines(published: &PublishedStatus, unit: &str) -> Vec<String> {
+    let problem = published.problems().into_iter().find(|problem| problem.unit.as_deref() == Some(unit));
+    problem.map(|problem| problem.output).unwrap_or_default()
 }

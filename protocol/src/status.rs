@@ -32,7 +32,7 @@ pub enum PreviewState {
     Starting,
     /// Everything is healthy.
     Ready,
-    /// Something runs, but not every unit is healthy.
+    /// Something runs, but not every unit is healthy. A unit that the user stopped does not count.
     Degraded,
     /// The last `up` failed, or a unit failed.
     Failed,

@@ -108,7 +108,8 @@ impl Actor {
             Some((_, OperationKind::Down { .. })) => self.queue_request(Message::Up { request, source, reply }),
             _ => {
                 let superseded = self.supersede_operation("a newer `up`");
-                let id = self.begin_operation(OperationKind::Up(request.clone()), PreviewState::Starting);
+                let id =
+                    self.begin_operation(OperationKind::Up(request.clone()), PreviewState::Starting, &request.services);
                 if let Some(operation) = self.operation.as_mut().filter(|_| !source.is_disk()) {
                     // A recovery works from recorded files, so an `up` that reads the current files must not join it.
                     operation.fingerprint.clear();
@@ -134,7 +135,7 @@ impl Actor {
             return;
         }
         let superseded = self.supersede_operation("`down`");
-        let id = self.begin_operation(OperationKind::Down { volumes }, PreviewState::Stopping);
+        let id = self.begin_operation(OperationKind::Down { volumes }, PreviewState::Stopping, &[]);
         drop(reply.send(Ok(id)));
         self.context.published.publish_event(EventKind::OperationStarted { what: "down".into() });
         self.supervisor.stop_supervision();
@@ -149,7 +150,7 @@ impl Actor {
             drop(reply.send(Err(problem)));
             return;
         }
-        let id = self.begin_operation(OperationKind::Restart, PreviewState::Starting);
+        let id = self.begin_operation(OperationKind::Restart, PreviewState::Starting, &units);
         drop(reply.send(Ok(id)));
         self.context.published.publish_event(EventKind::OperationStarted { what: "restart".into() });
         self.cancel_restarts(&units);
@@ -164,7 +165,7 @@ impl Actor {
             drop(reply.send(Err(problem)));
             return;
         }
-        let id = self.begin_operation(OperationKind::Stop, PreviewState::Stopping);
+        let id = self.begin_operation(OperationKind::Stop, PreviewState::Stopping, &units);
         drop(reply.send(Ok(id)));
         self.context.published.publish_event(EventKind::OperationStarted { what: "stop".into() });
         self.cancel_restarts(&units);
@@ -259,9 +260,9 @@ impl Actor {
         format!("{} {}", request_fingerprint(request), session.unwrap_or_default())
     }
 
-    fn begin_operation(&mut self, kind: OperationKind, phase: PreviewState) -> u64 {
+    fn begin_operation(&mut self, kind: OperationKind, phase: PreviewState, units: &[String]) -> u64 {
         let id = self.context.shared.next_operation_id();
-        self.context.published.begin_operation(id, phase);
+        self.context.published.begin_operation(id, phase, units);
         let fingerprint = match &kind {
             OperationKind::Up(request) => self.fingerprint(request),
             _ => String::new(),

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use drivers::Scope;
-use plan::application::{Body, Role, UnitName};
+use plan::application::{Body, JobTiming, Role, UnitName};
 use plan::observed::{Observed, RunState};
 use plan::step::{Action, Plan};
 use plan::target::Targets;
@@ -206,6 +206,9 @@ fn publish_units(context: &Context, application: &Application, observed: &Observ
         .map(|unit| {
             let mut status = convert::unit_status(unit);
             status.url = url(&unit.name);
+            if unit.role == Role::Job && unit.when == JobTiming::Manual {
+                status.reason = Some(format!("runs with `pdev run {}`", unit.name));
+            }
             status
         })
         .collect();

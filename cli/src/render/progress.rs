@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use indexmap::IndexMap;
 use protocol::event::ProgressView;
+use protocol::plan::StepView;
 use protocol::status::{UnitState, UnitStatus};
 use protocol::{Event, EventKind};
 
@@ -29,11 +30,31 @@ struct UnitRow {
     started_at: Option<u64>,
     ended_at: Option<u64>,
     printed_at: u64,
+    removal: Option<Removal>,
+}
+
+/// How far the removal of a unit is that is not created again.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Removal {
+    Planned,
+    Begun,
+    Done,
 }
 
 impl UnitRow {
     fn is_settled(&self) -> bool {
-        matches!(self.state, UnitState::Ready | UnitState::Done | UnitState::Failed | UnitState::Stopped)
+        self.removal == Some(Removal::Done)
+            || matches!(self.state, UnitState::Ready | UnitState::Done | UnitState::Failed | UnitState::Stopped)
+    }
+
+    /// The label and the colour of the state.
+    fn label(&self) -> (&'static str, &'static str) {
+        match (self.removal, self.state) {
+            (Some(Removal::Done), _) => ("removed", "2"),
+            (Some(Removal::Begun), UnitState::Waiting | UnitState::Stopped | UnitState::Done) => ("removing", "33"),
+            (Some(Removal::Planned), UnitState::Waiting) => ("", "2"),
+            (_, state) => unit_state_label(state),
+        }
     }
 
     fn note(&self) -> &str {
@@ -45,6 +66,7 @@ impl UnitRow {
 #[derive(Debug, Default)]
 struct ProgressState {
     rows: IndexMap<String, UnitRow>,
+    steps: Vec<StepView>,
 }
 
 impl ProgressState {
@@ -64,9 +86,8 @@ impl ProgressState {
                 Vec::new()
             }
             EventKind::Planned { plan } => {
-                for unit in plan.steps.iter().filter_map(|step| step.unit.as_ref()) {
-                    self.rows.entry(unit.clone()).or_default();
-                }
+                self.steps.clone_from(&plan.steps);
+                self.add_planned_rows();
                 if plan.unchanged {
                     Vec::new()
                 } else {
@@ -75,10 +96,42 @@ impl ProgressState {
             }
             EventKind::UnitChanged { unit } => self.apply_unit_change(unit, now),
             EventKind::Progress { unit, line } => self.apply_progress(unit, line, verbose),
-            EventKind::StepStarted { text, .. } if verbose => vec![format!("step: {text}")],
+            EventKind::StepStarted { step, text } => {
+                let _label_only = self.apply_removal(*step, Removal::Begun, now);
+                if verbose { vec![format!("step: {text}")] } else { Vec::new() }
+            }
+            EventKind::StepFinished { step, .. } => self.apply_removal(*step, Removal::Done, now),
             EventKind::Noted { text } => vec![format!("note: {}", strip_escapes(text))],
             _ => Vec::new(),
         }
+    }
+
+    /// A unit whose steps only wait for it is not listed until its state changes: it may be ready already.
+    fn add_planned_rows(&mut self) {
+        let is_waiting_step = |step: &StepView| matches!(step.action.as_str(), "await_ready" | "await_exit");
+        for step in self.steps.iter().filter(|step| !is_waiting_step(step)) {
+            let Some(unit) = &step.unit else { continue };
+            let is_ending = |other: &StepView| matches!(other.action.as_str(), "stop" | "remove");
+            let of_unit = || self.steps.iter().filter(|other| other.unit.as_ref() == Some(unit));
+            let is_removed = of_unit().all(is_ending) && of_unit().any(|other| other.action == "remove");
+            let row = self.rows.entry(unit.clone()).or_default();
+            row.removal = is_removed.then_some(Removal::Planned);
+        }
+    }
+
+    /// Applies the begin or the end of a step if it removes a unit, and returns its line for plain output.
+    fn apply_removal(&mut self, step: usize, progress: Removal, now: u64) -> Vec<String> {
+        let removing = self.steps.iter().find(|known| known.id == step && known.action == "remove");
+        let Some(unit) = removing.and_then(|step| step.unit.as_ref()) else { return Vec::new() };
+        let Some(row) = self.rows.get_mut(unit).filter(|row| row.removal.is_some()) else { return Vec::new() };
+        row.removal = Some(progress);
+        row.started_at = row.started_at.or(Some(now));
+        if progress != Removal::Done {
+            return Vec::new();
+        }
+        row.ended_at = row.ended_at.or(Some(now));
+        // A unit that was stopped first has its line already.
+        if row.state == UnitState::Stopped { Vec::new() } else { vec![format!("{unit}: removed")] }
     }
 
     fn apply_unit_change(&mut self, unit: &UnitStatus, now: u64) -> Vec<String> {
@@ -169,31 +222,17 @@ struct RowStyle {
 }
 
 fn render_row(name: &str, row: &UnitRow, width: usize, now: u64, columns: usize, style: RowStyle) -> String {
-    let (state, codes) = unit_state_label(row.state);
+    let (state, codes) = row.label();
     let frames: &[&str] = if style.use_unicode { &SPINNER } else { &SPINNER_ASCII };
     let frame = usize::try_from(now / 100).unwrap_or(0) % frames.len();
-    let symbol = match row.state {
-        UnitState::Ready | UnitState::Done => {
-            if style.use_unicode {
-                "✔"
-            } else {
-                "+"
-            }
+    let pick = |unicode: &'static str, ascii: &'static str| if style.use_unicode { unicode } else { ascii };
+    let symbol = match (row.removal, row.state) {
+        (Some(Removal::Done), _) | (Some(Removal::Planned) | None, UnitState::Waiting | UnitState::Stopped) => {
+            pick("·", ".")
         }
-        UnitState::Failed => {
-            if style.use_unicode {
-                "✘"
-            } else {
-                "x"
-            }
-        }
-        UnitState::Waiting | UnitState::Stopped => {
-            if style.use_unicode {
-                "·"
-            } else {
-                "."
-            }
-        }
+        (Some(Removal::Begun), _) => frames[frame],
+        (_, UnitState::Ready | UnitState::Done) => pick("✔", "+"),
+        (_, UnitState::Failed) => pick("✘", "x"),
         _ => frames[frame],
     };
     let time = row
@@ -349,6 +388,49 @@ mod tests {
         for (now, event, lines) in script {
             assert_eq!(state.apply_event(&event, now, false), lines, "at {now}");
         }
+    }
+
+    #[test]
+    fn only_changed_units_are_listed_and_removed_ones_are_named() {
+        let step = |id, action: &str, unit: &str| StepView {
+            id,
+            action: action.into(),
+            unit: Some(unit.into()),
+            runtime: None,
+            text: format!("{action} {unit}"),
+            after: Vec::new(),
+            cause: "changed".into(),
+            because: String::new(),
+            destroys: None,
+        };
+        let steps = vec![
+            step(0, "await_ready", "db"),
+            step(1, "remove", "gen"),
+            step(2, "stop", "old"),
+            step(3, "remove", "old"),
+            step(4, "remove", "web"),
+            step(5, "create", "web"),
+        ];
+        let mut state = ProgressState::default();
+        let plan = protocol::plan::PlanView { steps, unchanged: false };
+        assert_eq!(state.apply_event(&EventKind::Planned { plan }, 0, false), ["plan: 6 steps"]);
+        let style = RowStyle { paint: Paint { is_enabled: false }, use_unicode: true };
+        assert_eq!(state.render_rows(0, 80, 10, style), ["  · gen", "  · old", "  · web  waiting"]);
+        let begun = |step| EventKind::StepStarted { step, text: String::new() };
+        let done = |step| EventKind::StepFinished { step, milliseconds: 1 };
+        assert!(state.apply_event(&begun(1), 10, false).is_empty());
+        assert_eq!(state.render_rows(100, 80, 10, style)[0], "  ⠙ gen  removing    90 ms");
+        assert_eq!(state.apply_event(&done(1), 110, false), ["gen: removed"]);
+        let stopping = unit_changed_event("old", UnitState::Stopping, None);
+        assert_eq!(state.apply_event(&stopping, 110, false), ["old: stopping"]);
+        let stopped = unit_changed_event("old", UnitState::Stopped, None);
+        assert_eq!(state.apply_event(&stopped, 210, false), ["old: stopped after 100 ms"]);
+        assert!(state.apply_event(&done(3), 220, false).is_empty(), "its end was printed");
+        assert!(state.apply_event(&done(4), 220, false).is_empty(), "it is created again");
+        assert_eq!(
+            state.render_rows(300, 80, 10, style),
+            ["  · gen  removed     100 ms", "  · old  removed     100 ms", "  · web  waiting"]
+        );
     }
 
     #[test]
