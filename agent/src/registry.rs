@@ -58,6 +58,9 @@ pub struct Record {
     /// units elsewhere.
     #[serde(default)]
     pub targets: Targets,
+    /// Digests of the secrets and sensitive values that each unit was last started with.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub delivered_inputs: BTreeMap<String, InputDigests>,
     /// The coding agent's session that started the preview. Until `down`, no unit gets more access to identities than
     /// this session.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -67,6 +70,9 @@ pub struct Record {
     #[serde(rename = "resting")]
     pub stopped_units: BTreeSet<String>,
 }
+
+/// `secrets.NAME` or `env.NAME` -> digest of the value.
+pub type InputDigests = BTreeMap<String, String>;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(tag = "intent", rename_all = "snake_case")]
@@ -242,6 +248,7 @@ impl Record {
             former_labels: Vec::new(),
             targets: Targets::default(),
             session: None,
+            delivered_inputs: BTreeMap::new(),
             stopped_units: BTreeSet::new(),
         }
     }

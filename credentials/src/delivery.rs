@@ -88,6 +88,13 @@ impl SecretDelivery {
             .collect()
     }
 
+    /// The value of a stored secret.
+    #[must_use]
+    pub fn read_stored(&self, preview: &str, name: &str) -> Option<Secret> {
+        let name = check_name(name).ok()?;
+        fs::read(self.root.join(preview).join("all").join(name)).ok().map(Secret::new)
+    }
+
     /// Writes exactly these secrets to the folder of one unit and returns its path. Absent secrets are left out.
     ///
     /// # Errors

@@ -440,9 +440,14 @@ fn resource(node: &Node) -> Resource {
 fn secret(node: &Node) -> SecretDeclaration {
     match &node.kind {
         Kind::Map(_) => {
-            SecretDeclaration { description: text(node, "description"), optional: is_true(node, "optional") }
+            let on_change = choice(node, "on_change", &[("restart", true), ("none", false)]);
+            SecretDeclaration {
+                description: text(node, "description"),
+                optional: is_true(node, "optional"),
+                restarts_units: on_change.is_none_or(|choice| choice.value),
+            }
         }
-        _ => SecretDeclaration { description: scalar_text(node), optional: false },
+        _ => SecretDeclaration { description: scalar_text(node), optional: false, restarts_units: true },
     }
 }
 

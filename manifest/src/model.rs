@@ -365,6 +365,8 @@ pub struct SecretDeclaration {
     pub description: Option<Spanned<String>>,
     /// `pdev up` continues without a value.
     pub optional: bool,
+    /// `pdev up` restarts the units that use it when its value has changed.
+    pub restarts_units: bool,
 }
 
 #[derive(Clone, PartialEq, Debug, Default)]

@@ -399,6 +399,12 @@ pub static SECRET: Section = Section {
     keys: &[
         key("description", Text, "What the secret is, for users who must obtain its value.", ""),
         key("optional", Bool, "Whether `up` continues without a value.", "false"),
+        key(
+            "on_change",
+            Choice(&["restart", "none"]),
+            "What `up` does with running units if the value has changed. With `none`, they read their file again themselves.",
+            "restart: most programs read a secret once, at their start",
+        ),
     ],
 };
 

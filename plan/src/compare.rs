@@ -27,6 +27,8 @@ pub struct CompareOptions {
     pub force: bool,
     /// Change only these units and leave all others as they are. `None` selects all.
     pub selected_units: Option<BTreeSet<UnitName>>,
+    /// Secrets and sensitive values that differ from those of a unit's last start. They are not part of its hash.
+    pub changed_inputs: BTreeMap<UnitName, Vec<String>>,
     /// Jobs to run now, even if they are done or are started only by `pdev run` (`when: manual`).
     pub jobs_to_run: BTreeSet<UnitName>,
 }

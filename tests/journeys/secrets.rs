@@ -165,3 +165,62 @@ fn pythons_keyring_reads_what_pdev_stores() {
     let output = run_with_timeout(reader, Duration::from_secs(60)).ok();
     assert_eq!(output.out, "44 1 pdev: key of the credential vault True\n", "{}", output.transcript());
 }
+
+/// A changed value restarts the units that use it, unless the manifest says that they read it again themselves.
+#[test]
+fn changed_secret_restarts_the_units_that_use_it() {
+    let sandbox = Sandbox::without_docker();
+    let program = |name: &str| format!("process: {{ command: [sh, -c, 'cat $FILE >> {name}.txt; exec sleep 1000'] }}");
+    sandbox.write(
+        "pdev.yaml",
+        &format!(
+            "pdev: 1\napp: hush\nsecrets: {{ token: {{}}, live: {{ on_change: none }} }}\nservices:\n  web: {{ health: none, env: {{ FILE: '${{secrets.token.path}}' }}, {} }}\n  idle: {{ health: none, env: {{ FILE: '${{secrets.live.path}}' }}, {} }}\njobs:\n  seed: {{ env: {{ FILE: '${{secrets.token.path}}' }}, process: {{ command: [sh, -c, 'echo run >> seed.txt'] }} }}\n",
+            program("web"),
+            program("idle")
+        ),
+    );
+    let run = |token: &str, live: &str, arguments: &[&str]| {
+        pdev(&sandbox, &[("PDEV_SECRET_TOKEN", token), ("PDEV_SECRET_LIVE", live)], arguments, None).ok()
+    };
+    let seen = |name: &str| fs::read_to_string(sandbox.project().join(name)).unwrap_or_default();
+    run("canary-1;", "a;", &["up"]);
+    wait_until("both have read it", Duration::from_secs(10), || {
+        seen("web.txt") == "canary-1;" && seen("idle.txt") == "a;"
+    });
+    run("canary-1;", "a;", &["up"]).prints("nothing changed");
+    run("canary-1;", "a;", &["plan"]).prints("nothing to do");
+
+    let plan = run("canary-2;", "b;", &["plan"]).prints("changed: secrets.token");
+    assert!(!plan.out.contains("secrets.live") && !plan.out.contains("canary"), "{}", plan.out);
+    assert_eq!(seen("web.txt"), "canary-1;", "a plan changes nothing");
+    run("canary-2;", "b;", &["up"]);
+    wait_until("it has the new value", Duration::from_secs(10), || seen("web.txt") == "canary-1;canary-2;");
+    assert_eq!((seen("idle.txt"), seen("seed.txt")), ("a;".to_owned(), "run\n".to_owned()));
+    run("canary-2;", "b;", &["up"]).prints("nothing changed");
+    // The agent remembers what the units were started with.
+    sandbox.pdev(&["agent", "stop"]).ok();
+    run("canary-2;", "b;", &["up"]).prints("nothing changed");
+    run("canary-3;", "b;", &["up"]);
+    wait_until("it has the new value", Duration::from_secs(10), || seen("web.txt").ends_with("canary-3;"));
+    assert_eq!(find_canary_on_disk(&sandbox, "canary-3"), "", "no file contains the value");
+}
+
+#[test]
+fn changed_secret_of_the_vault_is_planned() {
+    let sandbox = Sandbox::without_docker();
+    sandbox.write("pdev.yaml", MANIFEST);
+    let passphrase = sandbox.path("passphrase");
+    fs::write(&passphrase, "correct horse").unwrap();
+    fs::set_permissions(&passphrase, PermissionsExt::from_mode(0o600)).unwrap();
+    let environment = [("PDEV_VAULT", "passphrase"), ("PDEV_VAULT_PASSPHRASE_FILE", passphrase.to_str().unwrap())];
+    pdev(&sandbox, &environment, &["secret", "set", "token"], Some("first")).ok().prints("restarts the units");
+    pdev(&sandbox, &environment, &["up"], None).ok();
+    pdev(&sandbox, &environment, &["plan"], None).ok().prints("nothing to do");
+    pdev(&sandbox, &environment, &["secret", "set", "token"], Some("second")).ok();
+    pdev(&sandbox, &environment, &["plan"], None).ok().prints("changed: secrets.token");
+    pdev(&sandbox, &environment, &["up"], None).ok();
+    let received = sandbox.project().join("seen.txt");
+    wait_until("the program has read the new value", Duration::from_secs(10), || {
+        fs::read_to_string(&received).is_ok_and(|text| text == "second")
+    });
+}

@@ -9,7 +9,7 @@ use host::checkout::find_checkout;
 use host::clock::now_milliseconds;
 use manifest::date::Date;
 use plan::Application;
-use plan::application::RuntimeKind;
+use plan::application::{RuntimeKind, UnitName};
 use plan::load::{LoadOptions, LoadedManifest, load as load_files};
 use plan::resolve::{Git, PortRequest, ResolveInputs as ResolveContext, required_ports, resolve};
 use protocol::Problem;
@@ -18,9 +18,10 @@ use protocol::request::UpRequest;
 use sha2::{Digest, Sha256};
 use strings::to_hex;
 
+use super::delivered_inputs::digest_inputs;
 use crate::convert;
 use crate::disk::{Disk, Recorder, Snapshot};
-use crate::registry::Record;
+use crate::registry::{InputDigests, Record};
 use crate::shared::Shared;
 
 /// Where the manifest is read from.
@@ -51,6 +52,8 @@ pub struct DesiredState {
     pub lock_update: Option<String>,
     /// Job -> patterns of its input files. The job runs again when one of them changes.
     pub job_inputs: BTreeMap<String, Vec<String>>,
+    /// Digests of the secrets and sensitive values that each unit gets.
+    pub delivered_inputs: BTreeMap<UnitName, InputDigests>,
     /// Secrets that selected units require and that have no value.
     pub missing_secrets: Vec<String>,
 }
@@ -134,7 +137,8 @@ pub fn resolve_desired_state(
     let loaded = ensure_usable(loaded)?;
     let port_requests = required_ports(&loaded, default_runtime);
     let ports = claim_ports(shared, record, &port_requests)?;
-    let resolved = resolve(&loaded, &resolve_context(shared, record, request, &ports, default_runtime)?);
+    let inputs = resolve_context(shared, record, request, &ports, default_runtime)?;
+    let resolved = resolve(&loaded, &inputs);
     let mut all_diagnostics = loaded.diagnostics.clone();
     all_diagnostics.extend(resolved.diagnostics.iter().cloned());
     all_diagnostics.sort_by_key(|diagnostic| (diagnostic.span.file, diagnostic.span.start, diagnostic.code));
@@ -154,8 +158,10 @@ pub fn resolve_desired_state(
     }
     let missing_secrets = find_missing_secrets(shared, record, &loaded, &application, selected_units.as_ref());
     let job_inputs = job_inputs(&loaded, &application);
+    let delivered_inputs = digest_inputs(shared, &record.name.id, &loaded, &application, &inputs.password_seed);
     Ok(DesiredState {
         job_inputs,
+        delivered_inputs,
         application,
         selected_units,
         diagnostics,

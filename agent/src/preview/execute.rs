@@ -173,6 +173,7 @@ async fn after_action(context: &Context, action: &Action, handle: Option<String>
                 context.published.edit_unit(unit, |status| status.handle = handle);
             }
             context.live.set_address(unit, address);
+            super::delivered_inputs::record_start(context, unit);
             drop(context.mailbox.send(Message::UnitStarted { unit: unit.clone() }).await);
         }
         Action::Stop { unit, .. } => context.published.edit_unit(unit, |status| status.state = UnitState::Stopped),

@@ -21,6 +21,7 @@ use super::crash_history::CrashHistory;
 use super::{Context, Message};
 use crate::endpoint::Endpoints;
 use crate::gateway::PortForwards;
+use crate::registry::InputDigests;
 
 /// Shared by the operations, the supervisor, the API and the proxy's routing.
 #[derive(Default)]
@@ -43,6 +44,8 @@ struct Inner {
     /// Units that an operation has stopped. Their exit does not count as a crash.
     ordered_stops: BTreeMap<String, OrderedStop>,
     crashes: CrashHistory,
+    /// The inputs that each unit gets at its next start.
+    input_digests: BTreeMap<String, InputDigests>,
     subscriptions: BTreeMap<RuntimeKind, RuntimeSubscription>,
     next_subscription_id: u64,
     /// True if the last `down` left no data, so that the preview's record can be removed.
@@ -168,6 +171,14 @@ impl LiveState {
 
     pub(super) fn is_stopping(&self, unit: &str) -> bool {
         matches!(self.lock().ordered_stops.get(unit), Some(OrderedStop::Stopping | OrderedStop::Stopped))
+    }
+
+    pub(super) fn set_input_digests(&self, digests: BTreeMap<String, InputDigests>) {
+        self.lock().input_digests = digests;
+    }
+
+    pub(super) fn input_digests(&self, unit: &str) -> Option<InputDigests> {
+        self.lock().input_digests.get(unit).cloned()
     }
 
     /// Adds a crash and returns the number of recent crashes.

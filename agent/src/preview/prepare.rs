@@ -18,6 +18,7 @@ use plan::target::Targets;
 use protocol::Problem;
 use protocol::request::UpRequest;
 
+use super::delivered_inputs::changed_inputs;
 use super::desired_state::{DesiredState, ManifestSource, resolve_desired_state};
 use super::down;
 use super::scope::build_scope;
@@ -84,6 +85,7 @@ pub(super) async fn prepare_plan(
     }
     let options = CompareOptions {
         force: request.force,
+        changed_inputs: changed_inputs(&record.delivered_inputs, &desired.delivered_inputs),
         selected_units: desired.selected_units.clone(),
         jobs_to_run: request.jobs.iter().cloned().collect(),
     };

@@ -96,6 +96,7 @@ async fn bring_up(
     if !source.is_disk() {
         stop::restore_stopped(context, &record);
     }
+    context.live.set_input_digests(desired.delivered_inputs.clone());
     deliver_secrets(context, &scope.application)?;
     endpoints.retain(|binding| scope.application.units.contains_key(&binding.unit));
     // Open the endpoints before the first start: a program may request its credentials immediately.
@@ -177,6 +178,11 @@ fn record_intent(
             let is_selected =
                 |unit: &String| desired.selected_units.as_ref().is_none_or(|selected| selected.contains(unit));
             record.stopped_units.retain(|unit| !is_selected(unit));
+        }
+        record.delivered_inputs.retain(|unit, _| desired.application.units.contains_key(unit));
+        // A unit that is recorded already keeps the digests of its last start, until it is started again.
+        for (unit, digests) in &desired.delivered_inputs {
+            record.delivered_inputs.entry(unit.clone()).or_insert_with(|| digests.clone());
         }
         record.folder = PathBuf::from(&request.folder);
         record.ports.clone_from(&desired.ports);

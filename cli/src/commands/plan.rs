@@ -3,7 +3,7 @@
 use crate::commands::up;
 use crate::context::Context;
 use crate::exit::Outcome;
-use crate::render;
+use crate::{render, secrets};
 
 #[derive(clap::Args, Debug)]
 #[command(after_help = "Examples:
@@ -21,9 +21,20 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn run(arguments: Arguments, context: &Context) -> Outcome {
-    let (request, _) = arguments.options.into_request(context)?;
+    let (request, checked) = arguments.options.into_request(context)?;
+    let secrets = secrets::collect(&[], &checked, context)?;
     Context::block_on(async {
-        let reply = Context::connect().await?.plan(&request).await?;
+        let mut client = Context::connect().await?;
+        if !secrets.names().is_empty() {
+            let (folder, environment) = (request.folder.clone(), request.environment.clone());
+            // The agent compares them with those of the running units. They reach no unit before `up`.
+            let stored = secrets::delivery::deliver_to_known(&mut client, folder, environment, secrets, context).await;
+            if let Err(failure) = stored {
+                let note = format!("note: changed secrets are not listed: {}", failure.problem.title);
+                context.terminal.eprint_line(&note);
+            }
+        }
+        let reply = client.plan(&request).await?;
         if context.json {
             context.terminal.print_json(&reply);
         } else {

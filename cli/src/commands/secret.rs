@@ -121,7 +121,7 @@ fn set(
     print_result(
         context,
         &json!({ "set": name }),
-        &format!("stored `{name}`; `pdev up` delivers it to the units that use it"),
+        &format!("stored `{name}`; `pdev up` delivers it and restarts the units that use it"),
     )
 }
 

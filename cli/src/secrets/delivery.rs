@@ -2,6 +2,7 @@
 
 use client::{Client, ClientError};
 use protocol::request::{DeliverSecretsRequest, LocateRequest};
+use protocol::status::{LocateReply, PreviewRef};
 
 use super::CollectedSecrets;
 use super::stored::{has_passphrase_key, read_from_vault};
@@ -15,10 +16,34 @@ pub(crate) async fn deliver_secrets(
     secrets: CollectedSecrets,
     context: &Context,
 ) -> Result<(), Failure> {
+    let found = locate(client, folder, environment).await?;
+    deliver_to(client, &found.preview, secrets, context).await
+}
+
+/// Like [`deliver_secrets`], but does nothing for a preview that the agent does not know.
+pub(crate) async fn deliver_to_known(
+    client: &mut Client,
+    folder: String,
+    environment: Option<String>,
+    secrets: CollectedSecrets,
+    context: &Context,
+) -> Result<(), Failure> {
+    let found = locate(client, folder, environment).await?;
+    if found.known { deliver_to(client, &found.preview, secrets, context).await } else { Ok(()) }
+}
+
+async fn locate(client: &mut Client, folder: String, environment: Option<String>) -> Result<LocateReply, Failure> {
     // `up` uses this environment by default, even if the folder's only preview has another one.
     let environment = environment.or_else(|| Some(agent::preview::naming::DEFAULT_ENVIRONMENT.to_owned()));
-    let locate = LocateRequest { folder, environment };
-    let preview = client.locate(&locate).await?.preview;
+    Ok(client.locate(&LocateRequest { folder, environment }).await?)
+}
+
+async fn deliver_to(
+    client: &mut Client,
+    preview: &PreviewRef,
+    secrets: CollectedSecrets,
+    context: &Context,
+) -> Result<(), Failure> {
     let CollectedSecrets { mut values, in_vault } = secrets;
     if !in_vault.names.is_empty() {
         // If the agent refuses, this process reads the vault and reports why it does not open. An agent of an older

@@ -86,6 +86,9 @@ fn replacement_cause(unit: &Unit, old: &ObservedUnit, images: &Images, options: 
     if old.hash != unit.hash {
         return Some(change_cause(unit, hash::changed_fields(&old.hash, &unit.hash)));
     }
+    if let Some(names) = options.changed_inputs.get(&unit.name).filter(|_| unit.role != Role::Job) {
+        return Some(Cause::Changed { fields: names.clone() });
+    }
     if let Some(reason) = images.stale.get(&unit.name) {
         return Some(Cause::ImageStale { reason: reason.clone() });
     }
