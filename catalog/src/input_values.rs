@@ -27,7 +27,7 @@ impl Module {
         for (name, entry) in with {
             let input_path = format!("{path}.with.{name}");
             let Some(input) = self.inputs.get(name) else {
-                diagnostics.push(self.unknown_input(name, entry.key, &input_path));
+                diagnostics.push(self.unknown_input(name, entry.key, &input_path, with));
                 continue;
             };
             let mut unresolved = None;
@@ -64,7 +64,7 @@ impl Module {
         (inputs, diagnostics)
     }
 
-    fn unknown_input(&self, name: &str, span: Span, path: &str) -> Diagnostic {
+    fn unknown_input(&self, name: &str, span: Span, path: &str, with: &Map<Tree>) -> Diagnostic {
         let known: Vec<&str> = self.inputs.keys().map(String::as_str).collect();
         let near = nearest(name, known.iter().copied());
         let hint = near.map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();
@@ -72,7 +72,8 @@ impl Module {
         let diagnostic = Diagnostic::new(codes::UNKNOWN_INPUT, Severity::Error, span, message)
             .at_path(path)
             .help(format!("It has: {}.", known.join(", ")));
-        match near {
+        // An input that is set already would be a duplicate key.
+        match near.filter(|near| !with.contains_key(*near)) {
             Some(near) => {
                 diagnostic.fix(format!("change `{name}` to `{near}`"), true, vec![Edit { span, text: near.to_owned() }])
             }

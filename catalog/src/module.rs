@@ -128,7 +128,8 @@ impl ParsedModule {
         let parsed = syntax::parse(&text, FileId(0));
         let mut diagnostics: Vec<Diagnostic> = not_utf8.into_iter().chain(parsed.diagnostics).collect();
         let root = parsed.root.unwrap_or_else(|| Node::null(Span::default()));
-        diagnostics.extend(root.as_map().unwrap_or_default().iter().filter_map(unknown_key));
+        let pairs = root.as_map().unwrap_or_default();
+        diagnostics.extend(pairs.iter().filter_map(|pair| unknown_key(pair, pairs)));
         let docs_name = text_of(&root, "docs").unwrap_or_else(|| "docs.md".to_owned());
         let docs =
             files.read(&format!("{folder}/{docs_name}")).ok().map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
@@ -138,7 +139,7 @@ impl ParsedModule {
     }
 }
 
-fn unknown_key(pair: &Pair) -> Option<Diagnostic> {
+fn unknown_key(pair: &Pair, siblings: &[Pair]) -> Option<Diagnostic> {
     let key = pair.key.value.as_str();
     if KEYS.contains(&key) || key.starts_with("x-") || key.is_empty() {
         return None;
@@ -146,7 +147,8 @@ fn unknown_key(pair: &Pair) -> Option<Diagnostic> {
     let near = nearest(key, KEYS);
     let hint = near.map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();
     let unknown = module_error(pair.key.span, format!("unknown key `{key}`{hint}"));
-    Some(match near {
+    let is_unused = |near: &&str| siblings.iter().all(|other| other.key.value != *near);
+    Some(match near.filter(is_unused) {
         Some(near) => {
             let edit = Edit { span: pair.key.span, text: near.to_owned() };
             unknown.fix(format!("change `{key}` to `{near}`"), true, vec![edit])

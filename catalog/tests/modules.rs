@@ -128,7 +128,7 @@ fn unusable_modules_are_rejected_with_a_reason() {
 
 #[test]
 fn inputs_are_checked_with_spans() {
-    let text = "pdev: 1\napp: x\nresources:\n  db: { uses: postgres@16, with: { max_conections: 5, max_connections: 0, durable: perhaps, version: 17 } }\n";
+    let text = "pdev: 1\napp: x\nresources:\n  db: { uses: postgres@16, with: { max_conections: 5, max_connections: 0, durable: perhaps, version: 17, databse: a } }\n";
     let files = MemoryFiles(BTreeMap::from([("pdev.yaml".to_owned(), text.to_owned())]));
     let selected = manifest::read("pdev.yaml", &files).select(None, &[]);
     let resource = &selected.manifest.resources["db"].value;
@@ -138,9 +138,11 @@ fn inputs_are_checked_with_spans() {
     let code_and_text =
         |diagnostic: &Diagnostic| (diagnostic.code.0, selected.sources.slice(diagnostic.span).to_owned());
     let found: Vec<_> = diagnostics.iter().map(code_and_text).collect();
-    let expected = [("PD0203", "max_conections"), ("PD0204", "0"), ("PD0204", "perhaps")];
+    let expected = [("PD0203", "max_conections"), ("PD0204", "0"), ("PD0204", "perhaps"), ("PD0203", "databse")];
     assert_eq!(found, expected.map(|(code, text)| (code, text.to_owned())));
-    assert_eq!(diagnostics[0].fixes[0].edits[0].text, "max_connections");
+    // The nearest name of the first one is set already: a fix would cause a duplicate key.
+    assert_eq!(diagnostics[0].fixes, []);
+    assert_eq!(diagnostics[3].fixes[0].edits[0].text, "database");
 }
 
 const TYPED_MODULE: &str = "module: m\nversion: 1.0.0\nowner: { team: t }\nsummary: s\ndocs: docs.md\ninputs:\n  \

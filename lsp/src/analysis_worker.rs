@@ -1,4 +1,4 @@
-//! The single thread that analyses manifests and frees old analyses.
+//! The single thread that analyses manifests, checks edits of them, and frees old analyses.
 //!
 //! The analysis of a long manifest takes tens of megabytes in small allocations. One thread that allocates and frees
 //! them reuses the same heap; a thread pool would keep one heap per thread.
@@ -11,12 +11,15 @@ use tokio::sync::{Mutex, mpsc, oneshot};
 
 use crate::check::{Analysis, AnalysisJob};
 
-/// `analysis_lock` admits one job at a time, so the channel holds at most one job, and the analyses to free.
+/// `analysis_lock` admits one job at a time, so the channel holds at most one job, the analyses to free, and the work
+/// of a few requests.
 const QUEUE_MAX: usize = 16;
 
 enum Task {
     Analyse(Box<AnalysisJob>, oneshot::Sender<Arc<Analysis>>),
     Free(Arc<Analysis>),
+    /// Other work that allocates trees, such as the check of an edit.
+    Run(Box<dyn FnOnce() + Send>),
 }
 
 #[derive(Debug)]
@@ -41,6 +44,8 @@ impl AnalysisWorker {
                         }
                     }
                     Task::Free(analysis) => drop(analysis),
+                    // A panic drops the sender of the result, which its receiver reports.
+                    Task::Run(work) => drop(catch_unwind(AssertUnwindSafe(work))),
                 }
             }
         };
@@ -54,6 +59,14 @@ impl AnalysisWorker {
         let (reply, analysis) = oneshot::channel();
         self.tasks.send(Task::Analyse(Box::new(job), reply)).await.ok()?;
         analysis.await.ok()
+    }
+
+    /// Runs this work on the thread. Returns `None` if it panicked.
+    pub async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+        let (reply, result) = oneshot::channel();
+        let work = move || drop(reply.send(work()));
+        self.tasks.send(Task::Run(Box::new(work))).await.ok()?;
+        result.await.ok()
     }
 
     /// Frees an analysis on the thread that allocated it. If another task still reads it, or the queue is full, it is

@@ -1,7 +1,7 @@
 //! The analysis of a manifest and all files it reads, with the function behind `pdev check`. Open buffers replace files
 //! on disk.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
@@ -59,6 +59,14 @@ impl Analysis {
     #[must_use]
     pub fn loaded(&self) -> &LoadedManifest {
         &self.checked.loaded
+    }
+
+    /// The result if these files had other texts.
+    #[must_use]
+    pub fn check_with_texts(&self, changed: HashMap<PathBuf, Arc<str>>) -> CheckResult {
+        let name = self.manifest_path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let buffers = self.buffers.with_texts(changed);
+        plan::check::check_incremental(&name, &buffers, &self.options, Some(&self.checked))
     }
 
     #[must_use]

@@ -40,6 +40,14 @@ impl Buffers {
         Self { folder, open, requested_paths: Arc::default() }
     }
 
+    /// A copy in which these files have other texts.
+    #[must_use]
+    pub fn with_texts(&self, changed: HashMap<PathBuf, Arc<str>>) -> Self {
+        let mut open = self.open.clone();
+        open.extend(changed);
+        Self::new(self.folder.clone(), open)
+    }
+
     #[must_use]
     pub fn path(&self, relative: &str) -> PathBuf {
         normalise_path(&self.folder.join(relative))

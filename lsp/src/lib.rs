@@ -10,6 +10,7 @@ pub mod check;
 mod client_capabilities;
 mod commands;
 pub mod convert;
+mod edit_check;
 pub mod files;
 mod handlers;
 mod live;

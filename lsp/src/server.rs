@@ -53,6 +53,20 @@ impl Server {
         analysis_or_error(snapshot, self.state.available_analysis(snapshot).await)
     }
 
+    /// The actions of a request whose edits were checked. The checks analyse the manifest again, so they run on the
+    /// thread for that.
+    async fn checked_actions(
+        &self,
+        snapshot: &Snapshot,
+        analysis: Arc<Analysis>,
+        capabilities: ClientCapabilities,
+        params: CodeActionParams,
+    ) -> Result<CodeActionResponse> {
+        let snapshot = snapshot.clone();
+        let create = move || code_actions::code_action_response(&snapshot, &analysis, capabilities, &params);
+        self.state.analysis_worker.run(create).await.ok_or_else(Error::internal_error)
+    }
+
     fn with_live_context<T>(&self, snapshot: &Snapshot, read: impl FnOnce(&LiveContext<'_>) -> T) -> Option<T> {
         if snapshot.kind != FileKind::Manifest || !snapshot.settings.live.enabled {
             return None;
@@ -203,7 +217,7 @@ impl LanguageServer for Server {
         }
         let Some(analysis) = self.current_analysis(&snapshot).await? else { return Ok(None) };
         let mut actions =
-            code_actions::code_action_response(&snapshot, &analysis, self.state.client_capabilities(), &params);
+            self.checked_actions(&snapshot, analysis, self.state.client_capabilities(), params.clone()).await?;
         actions.extend(identities::login_actions(&params));
         actions.extend(identities::approval_actions(&params));
         actions.extend(live::drift_fix_actions(&params));
@@ -216,10 +230,8 @@ impl LanguageServer for Server {
         let Some(snapshot) = self.snapshot(&params.text_document.uri) else { return Ok(action) };
         let Some(analysis) = self.current_analysis(&snapshot).await? else { return Ok(action) };
         let capabilities = ClientCapabilities { resolve_edits: false, ..self.state.client_capabilities() };
-        action.edit = code_actions::resolved_edit(
-            code_actions::code_action_response(&snapshot, &analysis, capabilities, &params),
-            &action.title,
-        );
+        let actions = self.checked_actions(&snapshot, analysis, capabilities, params).await?;
+        action.edit = code_actions::resolved_edit(actions, &action.title);
         Ok(action)
     }
 

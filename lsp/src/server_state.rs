@@ -31,7 +31,7 @@ use crate::workspace::{Snapshot, Workspace};
 pub struct ServerState {
     pub client: Client,
     workspace: Mutex<Workspace>,
-    analysis_worker: AnalysisWorker,
+    pub analysis_worker: AnalysisWorker,
     client_capabilities: Mutex<ClientCapabilities>,
     live: Mutex<LiveState>,
     virtual_documents: Mutex<DocumentFolder>,

@@ -373,7 +373,9 @@ impl<'a> Checker<'a> {
         for (unit, (section, needs)) in &all {
             for (name, entry) in needs.iter().filter(|(name, _)| !all.contains_key(name.as_str())) {
                 let (name, path) = (Spanned::new(name.clone(), entry.key), format!("{section}.{unit}.needs"));
-                self.report_unknown(codes::UNKNOWN_NEED, &name, &path, "unit", all.keys().copied());
+                // Do not suggest a name that would cause another error: a cycle, or a second entry.
+                let is_possible = |other: &&str| !needs.contains_key(*other) && !can_reach(&all, other, unit);
+                self.report_unknown(codes::UNKNOWN_NEED, &name, &path, "unit", all.keys().copied().filter(is_possible));
             }
         }
     }
@@ -455,6 +457,23 @@ impl<'a> Checker<'a> {
                 .help("Leave `host` out: pdev chooses a free port and remembers it.");
         }
     }
+}
+
+/// Whether `from` is `target`, or needs it directly or indirectly.
+fn can_reach(all: &IndexMap<&str, (&'static str, &Map<Need>)>, from: &str, target: &str) -> bool {
+    let mut visited: HashSet<&str> = HashSet::new();
+    let mut pending = vec![from];
+    while let Some(name) = pending.pop() {
+        if name == target {
+            return true;
+        }
+        if let Some((key, (_, needs))) = all.get_key_value(name)
+            && visited.insert(key)
+        {
+            pending.extend(needs.keys().filter_map(|need| all.get_key_value(need.as_str())).map(|(need, _)| *need));
+        }
+    }
+    false
 }
 
 fn key_spans<T>(map: &Map<T>) -> Vec<(&str, Span)> {

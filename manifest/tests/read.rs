@@ -274,3 +274,23 @@ fn reference_page_matches_the_code() {
     }
     assert_eq!(std::fs::read_to_string(&path).unwrap_or_default(), generated, "run with UPDATE_DOCS=1");
 }
+
+#[test]
+fn unknown_need_suggests_no_unit_that_would_cause_another_error() {
+    for (needs, fix) in [
+        // The unit itself, a unit that needs it, and a unit that is listed already.
+        ("[webb]", None),
+        ("[apj]", None),
+        ("[db, bd]", None),
+        ("[bd]", Some("db")),
+    ] {
+        let text = format!(
+            "pdev: 1\napp: a\nservices:\n  web: {{ image: \"w:1\", needs: {needs} }}\n  \
+             api: {{ image: \"a:1\", needs: [web] }}\n  db: {{ image: \"d:1\" }}\n"
+        );
+        let found = read_and_select(&text).diagnostics;
+        let unknown = found.iter().find(|found| found.code.0 == "PD0121").unwrap();
+        let offered = unknown.fixes.first().map(|fix| fix.edits[0].text.as_str());
+        assert_eq!(offered, fix, "{needs}: {unknown:?}");
+    }
+}

@@ -21,6 +21,8 @@ pub struct Action {
     pub is_extraction: bool,
     /// The literal that the action replaces, for clients that move it into the vault first.
     pub secret_literal: Option<SecretLiteral>,
+    /// The name of the service, job or resource that a refactoring changes.
+    pub unit: String,
 }
 
 /// A file to create. The action is not offered if the file exists.

@@ -8,7 +8,7 @@ use std::ops::Range;
 
 use manifest::diagnostic::Edit;
 use manifest::model::Manifest;
-use manifest::syntax::Node;
+use manifest::syntax::{Comment, Node};
 use manifest::{FileId, Files, Span};
 
 use super::actions::{Action, SecretLiteral};
@@ -20,6 +20,7 @@ use edit::SourceEditor;
 pub struct RefactorContext<'a> {
     pub root: &'a Node,
     pub text: &'a Text,
+    pub comments: &'a [Comment],
     pub manifest: &'a Manifest,
     pub file: FileId,
     pub files: &'a dyn Files,
@@ -30,6 +31,14 @@ pub struct RefactorContext<'a> {
 impl<'a> RefactorContext<'a> {
     fn source_editor(&self) -> SourceEditor<'a> {
         SourceEditor { text: self.text, file: self.file }
+    }
+
+    /// The source text of the comments in this range of the file.
+    fn comments_in(&self, range: &Range<usize>) -> Vec<&'a str> {
+        let own = self.comments.iter().filter(|comment| comment.span.file == self.file);
+        let inside =
+            own.filter(|comment| range.start <= comment.span.range().start && comment.span.range().end <= range.end);
+        inside.filter_map(|comment| self.text.as_str().get(comment.span.range())).map(str::trim_end).collect()
     }
 }
 
@@ -42,11 +51,13 @@ const SERVICE_DEFAULTS: [(&str, &str); 4] = [
 ];
 
 /// The refactorings of the unit under the cursor, or of its keys in the selection.
+///
+/// The caller checks each action before it offers it (`edit_check`).
 #[must_use]
 pub fn refactorings_at(context: &RefactorContext<'_>, range: &Range<usize>) -> Vec<Action> {
     let node_path = tree::path_at(context.root, range.start);
     let keys: Vec<&str> = node_path.steps.iter().map_while(step_key).collect();
-    match keys[..] {
+    let mut actions = match keys[..] {
         ["resources", name, ..] => {
             let resource = tree::find(context.root, &["resources", name]);
             resource.and_then(|resource| modules::upgrade_module(context, resource)).into_iter().collect()
@@ -72,7 +83,11 @@ pub fn refactorings_at(context: &RefactorContext<'_>, range: &Range<usize>) -> V
             actions
         }
         _ => Vec::new(),
+    };
+    for action in &mut actions {
+        action.unit = keys.get(1).copied().unwrap_or_default().to_owned();
     }
+    actions
 }
 
 fn unit_refactorings(context: &RefactorContext<'_>, section: &str, unit: &str, body: &Node) -> Vec<Action> {
@@ -147,7 +162,8 @@ fn replace_with_secret(context: &RefactorContext<'_>, unit: &str, body: &Node, n
         value: value.text.clone(),
         secret: secret.clone(),
     };
-    Some(Action { secret_literal: (!value.text.is_empty()).then_some(literal), ..new_action(title, edits) })
+    let secret_literal = (!value.text.is_empty()).then_some(literal);
+    Some(Action { secret_literal, unit: unit.to_owned(), ..new_action(title, edits) })
 }
 
 /// The action that replaces the literal of one variable of a service or job by a secret.

@@ -13,6 +13,7 @@ use super::{Argument, current_analysis, invalid_params_error};
 use crate::analysis::{actions, refactors};
 use crate::check::Analysis;
 use crate::convert::edits;
+use crate::edit_check::{self, CheckedEdit};
 use crate::server_state::ServerState;
 
 /// Adds the waiver through the client, so the user can undo it in the editor.
@@ -35,6 +36,9 @@ pub(super) fn waive(state: &Arc<ServerState>, analysis: &Analysis, argument: &Ar
             "cannot add to this form of `guardrails`; write `waivers` as a list with at least one entry",
         )
     })?;
+    if !CheckedEdit::new(analysis, std::slice::from_ref(&edit), &[]).is_some_and(|checked| checked.is_valid()) {
+        return Err(invalid_params_error("this waiver would make the manifest invalid; check `code` and `scope`"));
+    }
     let edit = edits::workspace_edit(analysis, &[edit], encoding);
     if state.client_capabilities().apply_edit {
         let client = state.client.clone();
@@ -53,9 +57,11 @@ pub(super) async fn move_to_vault(state: &Arc<ServerState>, root: &Path, argumen
     if !state.client_capabilities().apply_edit {
         return Err(invalid_params_error("the client cannot apply edits; store the value with `pdev secret set NAME`"));
     }
-    let literal = find_literal(&*current_analysis(state, root).await?, unit, variable);
-    let (_, stored) =
-        literal.ok_or_else(|| invalid_params_error(format!("`{variable}` of `{unit}` has no literal value")))?;
+    let analysis = current_analysis(state, root).await?;
+    let (action, stored) = find_literal(&analysis, unit, variable)
+        .ok_or_else(|| invalid_params_error(format!("`{variable}` of `{unit}` has no literal value")))?;
+    // Check the edit before the value is stored, so that a refusal has no effect.
+    require_valid_edit(&analysis, &action, variable)?;
     let folder = root.parent().unwrap_or(root);
     let to_error = |message: String| Error { message: message.into(), ..Error::internal_error() };
     crate::vault::store_secret(folder, &stored.secret, &stored.value).await.map_err(to_error)?;
@@ -65,6 +71,7 @@ pub(super) async fn move_to_vault(state: &Arc<ServerState>, root: &Path, argumen
     let (action, _) = action.ok_or_else(|| {
         invalid_params_error(format!("`{variable}` changed in the meantime; the vault has its previous value"))
     })?;
+    require_valid_edit(&analysis, &action, variable)?;
     let edit = edits::workspace_edit(&analysis, &action.edits, state.workspace().encoding);
     // Not awaited: a client that rejects the edit leaves the literal in place, and the vault has it too.
     let client = state.client.clone();
@@ -72,11 +79,22 @@ pub(super) async fn move_to_vault(state: &Arc<ServerState>, root: &Path, argumen
     Ok(json!({ "secret": stored.secret }))
 }
 
+fn require_valid_edit(analysis: &Analysis, action: &actions::Action, variable: &str) -> Result<()> {
+    if edit_check::is_valid_refactoring(analysis, action) {
+        return Ok(());
+    }
+    Err(invalid_params_error(format!(
+        "cannot replace `{variable}` without changing other parts of the manifest; store it with `pdev secret set`, and \
+         edit the manifest by hand"
+    )))
+}
+
 fn find_literal(analysis: &Analysis, unit: &str, variable: &str) -> Option<(actions::Action, actions::SecretLiteral)> {
     let loaded = analysis.loaded();
     let context = refactors::RefactorContext {
         root: loaded.root.as_ref()?,
         text: analysis.text(FileId(0))?,
+        comments: &loaded.comments,
         manifest: &loaded.manifest,
         file: FileId(0),
         files: &analysis.buffers,

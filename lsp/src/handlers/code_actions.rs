@@ -12,6 +12,7 @@ use crate::check::Analysis;
 use crate::client_capabilities::ClientCapabilities;
 use crate::commands::Command as ServerCommand;
 use crate::convert::{diagnostics, edits};
+use crate::edit_check;
 use crate::workspace::Snapshot;
 
 pub const FIX_ALL: &str = "source.fixAll.pdev";
@@ -31,17 +32,7 @@ pub fn code_action_response(
     let range = snapshot.encoding.byte_range(text, params.range);
     let mut answer = Vec::new();
     if requested.includes(&CodeActionKind::QUICKFIX) {
-        for (diagnostic, shown) in requested_diagnostics(snapshot, analysis, file, &range, &params.context.diagnostics)
-        {
-            for action in actions::diagnostic_actions(
-                analysis.loaded(),
-                text,
-                diagnostic,
-                Date::from_unix_milliseconds(now_milliseconds()),
-            ) {
-                answer.push(code_action(snapshot, analysis, action, CodeActionKind::QUICKFIX, shown.clone()));
-            }
-        }
+        answer.extend(quick_fixes(snapshot, analysis, file, &range, &params.context.diagnostics));
     }
     // Kate requests the fixes of one diagnostic with the range of the file, and applies all actions that it gets.
     let is_whole_file = range.start == 0 && range.end + 1 >= text.len();
@@ -54,7 +45,7 @@ pub fn code_action_response(
     for action in refactors {
         let kind =
             if action.is_extraction { CodeActionKind::REFACTOR_EXTRACT } else { CodeActionKind::REFACTOR_REWRITE };
-        if !requested.includes(&kind) {
+        if !requested.includes(&kind) || !edit_check::is_valid_refactoring(analysis, &action) {
             continue;
         }
         if let (Some(literal), true) = (&action.secret_literal, capabilities.apply_edit) {
@@ -71,7 +62,7 @@ pub fn code_action_response(
     // A request about particular diagnostics is not about the others.
     let is_about_all = params.context.only.is_some() || params.context.diagnostics.is_empty();
     if is_about_all && requested.includes(&fix_all) {
-        let safe_edits = actions::safe_fix_edits(&analysis.checked.diagnostics, file);
+        let safe_edits = edit_check::valid_safe_edits(analysis, file);
         if !safe_edits.is_empty() {
             let action = Action { title: "Apply all safe fixes".to_owned(), edits: safe_edits, ..Action::default() };
             answer.push(code_action(snapshot, analysis, action, fix_all, None));
@@ -79,6 +70,27 @@ pub fn code_action_response(
     }
     answer.extend(organise_action(snapshot, analysis, file, params));
     answer
+}
+
+fn quick_fixes(
+    snapshot: &Snapshot,
+    analysis: &Analysis,
+    file: FileId,
+    range: &std::ops::Range<usize>,
+    named: &[tower_lsp::ls_types::Diagnostic],
+) -> Vec<CodeActionOrCommand> {
+    let Some(text) = analysis.text(file) else { return Vec::new() };
+    let today = Date::from_unix_milliseconds(now_milliseconds());
+    let requested = requested_diagnostics(snapshot, analysis, file, range, named);
+    let candidates = requested.into_iter().flat_map(|(diagnostic, shown)| {
+        let actions = actions::diagnostic_actions(analysis.loaded(), text, diagnostic, today);
+        actions.into_iter().map(move |action| (diagnostic, shown.clone(), action))
+    });
+    candidates
+        .take(edit_check::CHECKS_MAX)
+        .filter(|(diagnostic, _, action)| edit_check::is_valid_fix(analysis, diagnostic, &action.edits))
+        .map(|(_, shown, action)| code_action(snapshot, analysis, action, CodeActionKind::QUICKFIX, shown))
+        .collect()
 }
 
 /// The diagnostics of the range. If the client names some of them, only those.
@@ -133,6 +145,7 @@ fn refactorings(snapshot: &Snapshot, analysis: &Analysis, file: FileId, range: &
     let context = refactors::RefactorContext {
         root,
         text: &snapshot.text,
+        comments: &analysis.loaded().comments,
         manifest: &analysis.loaded().manifest,
         file,
         files: &analysis.buffers,

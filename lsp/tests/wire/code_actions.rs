@@ -41,6 +41,20 @@ async fn fix_corrects_misspelt_key() {
 }
 
 #[tokio::test]
+async fn fix_that_would_cause_another_error_is_not_offered() {
+    for rest in [
+        // A cycle of one unit, a cycle of two, and a duplicate key.
+        "  web: { image: \"w:1\", needs: [we$0bb] }\n",
+        "  web: { image: \"w:1\", needs: [ap$0j] }\n  api: { image: \"a:1\", needs: [web] }\n",
+        "  web: { image: \"w:1\", port: 80, pr$0ot: 81 }\n",
+    ] {
+        let fixture = format!("pdev: 1\napp: shop\nservices:\n{rest}");
+        let (_, _, actions) = actions_at_cursor(&fixture, json!(["quickfix"])).await;
+        assert!(actions.is_empty(), "{fixture}: {actions:#?}");
+    }
+}
+
+#[tokio::test]
 async fn allow_comment_suppresses_finding() {
     let fixture = "pdev: 1\napp: shop\nservices:\n  web:\n    image: \"w:la$0test\"\n    port: 80\n";
     let (text, found) = apply_action(fixture, "Allow PD011").await;

@@ -15,7 +15,7 @@ fn repository_root() -> PathBuf {
 }
 
 /// The manifests of the project, and the YAML examples on the pages of the diagnostic codes.
-fn corpus() -> Vec<(String, String)> {
+pub fn corpus() -> Vec<(String, String)> {
     let mut all = Vec::new();
     for name in ["tiny", "typical", "anchors", "crlf-bom"] {
         let path = repository_root().join(format!("manifest/corpus/{name}.yaml"));

@@ -62,7 +62,7 @@ fn cases() -> Vec<(String, &'static str, &'static str)> {
                 "  d$0b:\n    image: postgres:16-alpine # the data\n    port: 5432\n    env: { POSTGRES_DB: orders, POSTGRES_PASSWORD: x }\n",
             ),
             "Use the module `postgres@16`",
-            "  web: { image: \"w:1\", port: 80, env: { DB: \"${resources.db.host}:${resources.db.port}\" } }\nresources:\n  db: { uses: postgres@16, with: { database: \"orders\" } }\n",
+            "  web: { image: \"w:1\", port: 80, env: { DB: \"${resources.db.host}:${resources.db.port}\" } }\nresources:\n  # the data\n  db: { uses: postgres@16, with: { database: \"orders\" } }\n",
         ),
         (
             with_web("  d$0b: { image: \"redis:7\", port: 6379 }\nresources: { q: { uses: redis@7 } }\n"),
@@ -181,6 +181,66 @@ async fn unsafe_refactoring_is_not_offered() {
         let (_, found) = request_refactorings(&mut editor, &fixture).await;
         assert!(!found.to_string().contains("to a module") && found.to_string().contains("Use the module"));
     }
+}
+
+/// The titles of the refactorings at the cursor.
+async fn refactoring_titles(fixture: &str) -> String {
+    let mut editor = Editor::start(capabilities()).await;
+    let (_, found) = request_refactorings(&mut editor, fixture).await;
+    let titles = found.as_array().unwrap().iter().map(|action| action["title"].as_str().unwrap());
+    titles.collect::<Vec<_>>().join("\n")
+}
+
+#[tokio::test]
+async fn refactoring_that_changes_shared_anchor_is_not_offered() {
+    let with_anchor = |at_one: &str, at_two: &str, at_variable: &str| {
+        format!(
+            "{TOP}services:\n  o{at_one}ne: &base\n    image: \"w:1\"\n    env: &env\n      TOKEN: a{at_variable}bc\n  \
+             t{at_two}wo:\n    <<: *base\n    port: 80\n"
+        )
+    };
+    let on_anchor = refactoring_titles(&with_anchor("$0", "", "")).await;
+    assert!(!on_anchor.contains("default of"), "{on_anchor}");
+    let on_variable = refactoring_titles(&with_anchor("", "", "$0")).await;
+    assert!(!on_variable.contains("secret"), "{on_variable}");
+    // The unit that merges the anchor has its own entries, which no other unit shares.
+    let on_user = refactoring_titles(&with_anchor("", "$0", "")).await;
+    assert!(on_user.contains("default of `size`"), "{on_user}");
+}
+
+#[tokio::test]
+async fn move_to_environment_takes_trailing_comments_along() {
+    let mut editor = Editor::start(capabilities()).await;
+    let fixture = format!("{TOP}services:\n  web:\n    image: \"w:1\"\n    si$0ze: {{ memory: 1Gi }} # enough\n");
+    let (text, found) = request_refactorings(&mut editor, &fixture).await;
+    let action = found.as_array().unwrap().iter().find(|action| action["kind"] == "refactor.extract").unwrap();
+    let changed = apply_workspace_edit(&editor, &text, &action["edit"]);
+    assert!(changed.contains("        size: { memory: 1Gi } # enough\n"), "{changed}");
+}
+
+#[tokio::test]
+async fn secret_is_not_stored_if_manifest_edit_is_unsafe() {
+    let mut editor = Editor::start(capabilities()).await;
+    let text = format!(
+        "{TOP}services:\n  one: {{ image: \"w:1\", env: &env {{ TOKEN: abc }} }}\n  two: {{ image: \"w:2\", env: *env }}\n"
+    );
+    editor.open("pdev.yaml", &text).await;
+    let argument = json!({ "uri": editor.uri("pdev.yaml"), "unit": "one", "variable": "TOKEN" });
+    let run = json!({ "command": "pdev.keep", "arguments": [argument] });
+    let refused = editor.request_raw("workspace/executeCommand", run).await;
+    let message = refused["error"]["message"].as_str().unwrap();
+    assert!(message.contains("without changing other parts"), "{message}");
+    assert!(!editor.path("stored-secret-set-token").exists());
+}
+
+#[tokio::test]
+async fn literal_of_manifest_in_flow_style_becomes_secret() {
+    let mut editor = Editor::start(capabilities()).await;
+    let fixture = "{ pdev: 1, app: shop, services: { web: { image: \"w:1\", env: { TOKEN: a$0bc } } } }\n";
+    let (text, found) = request_refactorings(&mut editor, fixture).await;
+    let action = found.as_array().unwrap().iter().find(|action| action["edit"].is_object()).unwrap();
+    let changed = apply_workspace_edit(&editor, &text, &action["edit"]);
+    assert!(changed.contains(", secrets: { token: { description: TOKEN } } }"), "{changed}");
 }
 
 #[tokio::test]

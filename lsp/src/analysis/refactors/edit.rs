@@ -35,7 +35,11 @@ impl SourceEditor<'_> {
     /// Adds an entry at the end of a map. In a block map it gets the indentation of the first key. The lines of `entry`
     /// are indented relative to the map.
     pub fn add_entry(&self, map: &Node, entry: &str) -> Option<Edit> {
-        let pairs = map.as_map()?;
+        // Merged pairs (`<<`) are at other places, which other maps may share.
+        let own = map.span.range();
+        let is_own = |pair: &&Pair| own.contains(&pair.key.span.range().start) && pair.key.span.file == self.file;
+        let mut pairs: Vec<&Pair> = map.as_map()?.iter().filter(is_own).collect();
+        pairs.sort_by_key(|pair| pair.key.span.start);
         let Some((first, last)) = pairs.first().zip(pairs.last()) else {
             let range = map.span.range();
             return (self.slice(range.clone()) == "{}").then(|| self.edit(range, format!("{{ {entry} }}")));
@@ -55,6 +59,7 @@ impl SourceEditor<'_> {
     pub fn add_to_section(&self, root: &Node, section: &str, entry: &str) -> Option<Edit> {
         match root.get(section) {
             Some(pair) => self.add_entry(&pair.value, entry),
+            None if self.is_flow(root) => self.add_entry(root, &format!("{section}: {{ {entry} }}")),
             None => {
                 let end = self.text.len();
                 let newline = if self.text.as_str().ends_with('\n') { "" } else { "\n" };
@@ -94,12 +99,17 @@ impl SourceEditor<'_> {
         pair.key.span.range().start..pair.key.span.range().start + source_text.len()
     }
 
-    /// The source text of a pair, without the indentation of its lines.
-    pub fn pair_text(&self, pair: &Pair) -> Option<String> {
-        let range = self.pair_range(pair);
+    /// The source text of a pair of `map`, without the indentation of its lines. In a block map it includes the comment
+    /// after the pair, which [`Self::remove_pair`] removes with the line.
+    pub fn pair_text(&self, map: &Node, pair: &Pair) -> Option<String> {
+        let mut range = self.pair_range(pair);
         // The text of an alias or a merge is at another place.
         if pair.value.span.file != self.file || pair.value.span.range().start < range.start {
             return None;
+        }
+        let line_end = self.text.line_range(self.text.line_at(range.end)).end;
+        if !self.is_flow(map) && self.slice(range.end..line_end).trim_start().starts_with('#') {
+            range.end = line_end;
         }
         let indent = " ".repeat(self.column(range.start));
         let text = self.slice(range).replace("\r\n", "\n");

@@ -125,7 +125,11 @@ fn service_to_resource_edits(context: &RefactorContext<'_>, unit: &str, entry: &
     if context.has_other_files || is_referenced_as_service(context, unit) {
         return None;
     }
-    let mut edits = vec![editor.remove_pair(services, unit)?, editor.add_to_section(context.root, "resources", entry)?];
+    let removal = editor.remove_pair(services, unit)?;
+    // The comments of the removed lines move to the resource.
+    let mut lines = context.comments_in(&removal.span.range());
+    lines.push(entry);
+    let mut edits = vec![removal, editor.add_to_section(context.root, "resources", &lines.join("\n"))?];
     let mut is_convertible = true;
     visit_references(context.root, &editor, unit, &mut |field, scope_range| match field {
         Some(field) if SHARED_FIELDS.contains(&field) => edits.push(editor.edit(scope_range, "resources")),

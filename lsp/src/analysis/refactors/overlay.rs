@@ -38,7 +38,7 @@ pub fn move_to_environment(
     {
         return Vec::new();
     }
-    let texts: Option<Vec<String>> = selected.iter().map(|pair| editor.pair_text(pair)).collect();
+    let texts: Option<Vec<String>> = selected.iter().map(|pair| editor.pair_text(body, pair)).collect();
     let Some(texts) = texts else { return Vec::new() };
     let names: Vec<&str> = selected.iter().map(|pair| pair.key.value.as_str()).collect();
     let declared = context.root.get("environments").and_then(|pair| pair.value.as_map()).unwrap_or_default();
