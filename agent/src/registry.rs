@@ -14,6 +14,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use credentials::session::Session;
 use host::files::replace_file;
+use host::folder_id::FolderId;
 use plan::application::{PreviewId, PreviewName};
 use plan::target::Targets;
 use protocol::request::UpRequest;
@@ -35,6 +36,9 @@ pub struct Record {
     pub name: PreviewName,
     /// The manifest's folder.
     pub folder: PathBuf,
+    /// Recognises `folder` after a move.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub folder_id: Option<FolderId>,
     /// Identifies this copy: git's shared folder and worktree folder, or the real path of a folder outside of git.
     pub identity: Vec<String>,
     /// True for the main checkout, which also answers at `<app>.localhost`.
@@ -237,6 +241,7 @@ impl Record {
         Self {
             schema: SCHEMA_VERSION,
             name,
+            folder_id: FolderId::of(&folder),
             folder,
             identity,
             is_primary: primary,

@@ -7,6 +7,7 @@ pub mod clock;
 pub mod connections;
 pub mod disk_space;
 pub mod files;
+pub mod folder_id;
 pub mod locations;
 pub mod machine;
 pub mod ports;

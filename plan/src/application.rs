@@ -165,6 +165,14 @@ impl Body {
         self.as_container().map(|container| container.volumes.as_slice()).unwrap_or_default()
     }
 
+    /// Whether a container mounts a folder or file of the project. Its engine stores the absolute path.
+    #[must_use]
+    pub fn has_project_mounts(&self) -> bool {
+        let binds = self.as_container().and_then(|container| container.create_body["HostConfig"]["Binds"].as_array());
+        let sources = binds.into_iter().flatten().filter_map(|bind| Some(bind.as_str()?.split_once(':')?.0));
+        sources.into_iter().any(is_project_source)
+    }
+
     /// Commands that run in order each time the unit becomes ready, before other units see it as ready.
     #[must_use]
     pub fn after_ready(&self) -> &[Argv] {
@@ -179,6 +187,12 @@ impl Body {
             Self::Process(process) => format!("{:?} {:?}", process.dir, process.build),
         }
     }
+}
+
+/// Whether the source of a bind mount is a path relative to the manifest's folder. A plain word is a volume's name.
+#[must_use]
+pub fn is_project_source(source: &str) -> bool {
+    source == "." || source == ".." || source.starts_with("./") || source.starts_with("../")
 }
 
 impl From<Container> for Body {

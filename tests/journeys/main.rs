@@ -27,6 +27,7 @@ mod login_failures;
 mod logins;
 mod memory;
 mod mfa_codes;
+mod moves;
 mod outbound_proxy;
 #[path = "../../drivers/tests/docker/private_engine.rs"]
 mod private_engine;

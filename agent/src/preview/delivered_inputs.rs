@@ -5,6 +5,8 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 
 use plan::Application;
 use plan::application::{PreviewId, Role, Unit, UnitName};
@@ -25,6 +27,7 @@ pub(super) fn digest_inputs(
     preview: &PreviewId,
     loaded: &LoadedManifest,
     application: &Application,
+    folder: &Path,
     seed: &str,
 ) -> BTreeMap<UnitName, InputDigests> {
     let restarts_units =
@@ -32,6 +35,7 @@ pub(super) fn digest_inputs(
     let mut all = BTreeMap::new();
     for unit in application.units.values().filter(|unit| unit.role != Role::Job) {
         let mut digests: InputDigests = sensitive_variables(unit, seed).collect();
+        digests.extend(mounted_folders(shared, preview, unit, folder, seed));
         for secret in unit.secrets.iter().filter(|secret| restarts_units(secret)) {
             if let Some(value) = shared.delivery.read_stored(&preview.0, secret) {
                 let name = format!("secrets.{secret}");
@@ -55,6 +59,29 @@ fn sensitive_variables<'a>(unit: &'a Unit, seed: &'a str) -> impl Iterator<Item 
         let digest = keyed_digest(seed, &unit.name, &name, &Sha256::digest(value.value.as_bytes()));
         (name, digest)
     })
+}
+
+/// The folders of this machine that a container mounts: those of a moved checkout have another path, and so does the
+/// folder of delivered secrets after the runtime folder has changed.
+fn mounted_folders(
+    shared: &Shared,
+    preview: &PreviewId,
+    unit: &Unit,
+    folder: &Path,
+    seed: &str,
+) -> Vec<(String, String)> {
+    let mut folders = Vec::new();
+    if unit.body.has_project_mounts() {
+        folders.push(("the path of the project", folder.to_owned()));
+    }
+    if unit.body.as_container().is_some() && !unit.secrets.is_empty() {
+        folders.push(("the path of its secrets", shared.delivery.unit_folder(&preview.0, &unit.name)));
+    }
+    let digest = |(name, path): (&str, PathBuf)| {
+        let digest = keyed_digest(seed, &unit.name, name, &Sha256::digest(path.as_os_str().as_bytes()));
+        (name.to_owned(), digest)
+    };
+    folders.into_iter().map(digest).collect()
 }
 
 /// Hashes a secret without another copy of it.

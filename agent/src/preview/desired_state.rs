@@ -158,7 +158,9 @@ pub fn resolve_desired_state(
     }
     let missing_secrets = find_missing_secrets(shared, record, &loaded, &application, selected_units.as_ref());
     let job_inputs = job_inputs(&loaded, &application);
-    let delivered_inputs = digest_inputs(shared, &record.name.id, &loaded, &application, &inputs.password_seed);
+    let project = Path::new(&request.folder);
+    let seed = &inputs.password_seed;
+    let delivered_inputs = digest_inputs(shared, &record.name.id, &loaded, &application, project, seed);
     Ok(DesiredState {
         job_inputs,
         delivered_inputs,

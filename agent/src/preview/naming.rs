@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError};
 
 use host::checkout::{Checkout, find_checkout};
+use host::folder_id::FolderId;
 use plan::application::{PreviewId, PreviewName};
 use plan::naming::{self, CheckoutLocation, Label};
 use protocol::Problem;
@@ -123,10 +124,45 @@ fn records_of_folder<'a>(records: &'a [Record], identity: Option<&CheckoutIdenti
     if !same.is_empty() {
         return same;
     }
+    let folder_id = FolderId::of(folder);
+    let moved: Vec<&Record> = records.iter().filter(|record| was_moved(record, folder_id)).collect();
+    if !moved.is_empty() {
+        return moved;
+    }
     // The folder may be a removed worktree, or inside one: use the nearest recorded folder that contains it.
     let around = records.iter().filter(|record| folder.starts_with(&record.folder));
     let nearest = around.clone().map(|record| record.folder.as_os_str().len()).max();
     around.filter(|record| Some(record.folder.as_os_str().len()) == nearest).collect()
+}
+
+/// Whether the recorded folder was moved to the folder with this identity: it has the same one and its old path is gone.
+fn was_moved(record: &Record, folder: Option<FolderId>) -> bool {
+    folder.is_some() && record.folder_id == folder && !record.folder.exists()
+}
+
+/// The record of this checkout and environment, and the id for a new one. A moved checkout keeps its preview, and with
+/// it the id that was derived from its old path, so a new checkout at that path needs another id.
+fn find_record(
+    shared: &Shared,
+    identity: &CheckoutIdentity,
+    environment: &str,
+    folder: &Path,
+) -> (PreviewId, Option<Record>) {
+    let folder_id = FolderId::of(folder);
+    let records: Vec<Record> =
+        shared.registry.all().into_iter().filter(|record| record.name.environment == environment).collect();
+    let same = records.iter().find(|record| record.identity == identity.parts);
+    if let Some(record) = same.or_else(|| records.iter().find(|record| was_moved(record, folder_id))) {
+        return (record.name.id.clone(), Some(record.clone()));
+    }
+    let mut id = identity.preview_id(environment);
+    let mut attempt = 1;
+    while shared.registry.get(&id).is_some() {
+        attempt += 1;
+        // NUL cannot be part of an environment's name.
+        id = identity.preview_id(&format!("{environment}\0{attempt}"));
+    }
+    (id, None)
 }
 
 fn choose_record(mut records: Vec<&Record>) -> Result<Option<&Record>, Problem> {
@@ -157,8 +193,8 @@ pub fn bind_preview(shared: &Arc<Shared>, request: &UpRequest) -> Result<(Previe
     let folder = PathBuf::from(&request.folder);
     let identity = CheckoutIdentity::of_folder(&folder)?;
     let environment = request.environment.as_deref().unwrap_or(DEFAULT_ENVIRONMENT);
-    let id = identity.preview_id(environment);
-    let retained_options = shared.registry.get(&id).map(|record| record.retained_options).unwrap_or_default();
+    let known = find_record(shared, &identity, environment, &folder).1;
+    let retained_options = known.map(|record| record.retained_options).unwrap_or_default();
     let request = retained_options.complete(request.clone());
     let loaded = desired_state::load_manifest(&request, &ManifestSource::Disk)?;
     // Two concurrent first `up`s must not choose the same label.
@@ -167,11 +203,11 @@ pub fn bind_preview(shared: &Arc<Shared>, request: &UpRequest) -> Result<(Previe
     let full_name = request.name.clone().unwrap_or_else(|| identity.display_name());
     let branch = naming::branch_label(&full_name, environment, &strip);
     let app = naming::app_label(&loaded.manifest.app.name).text;
-    let existing = shared.registry.get(&id);
+    let (id, existing) = find_record(shared, &identity, environment, &folder);
     let branch = choose_label(shared, &id, &app, &branch, &full_name, &identity, existing.as_ref())?;
     let name = PreviewName { id: id.clone(), app, branch, environment: environment.to_owned() };
     let record = match existing {
-        Some(record) => rename_record(record, name, folder),
+        Some(record) => rename_record(record, name, folder, &identity),
         None => Record::new(name, folder, identity.parts.clone(), identity.is_primary(), request.clone()),
     };
     let preview = convert::preview_ref(&record.name);
@@ -202,7 +238,7 @@ pub fn find_or_start_actor(
     started
 }
 
-fn rename_record(mut record: Record, name: PreviewName, folder: PathBuf) -> Record {
+fn rename_record(mut record: Record, name: PreviewName, folder: PathBuf, identity: &CheckoutIdentity) -> Record {
     if record.name.branch != name.branch {
         record.former_labels.retain(|former| *former != name.branch);
         record.former_labels.push(record.name.branch.clone());
@@ -211,7 +247,10 @@ fn rename_record(mut record: Record, name: PreviewName, folder: PathBuf) -> Reco
         record.former_labels.drain(..surplus);
     }
     record.name = name;
+    record.folder_id = FolderId::of(&folder);
     record.folder = folder;
+    record.identity.clone_from(&identity.parts);
+    record.is_primary = identity.is_primary();
     record
 }
 

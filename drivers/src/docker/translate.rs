@@ -5,7 +5,7 @@ use std::path::{Component, Path};
 use std::time::Duration;
 
 use bollard::models::{ContainerCreateBody, EndpointSettings};
-use plan::application::{Container, PortProtocol, PreviewId, PreviewName, Unit};
+use plan::application::{Container, PortProtocol, PreviewId, PreviewName, Unit, is_project_source};
 use serde_json::{Map, Value, json};
 
 use crate::driver::{Problem, ProblemKind};
@@ -212,8 +212,7 @@ fn join_network(
 /// reject. Returns `None` for other sources; a plain word is a volume's name.
 fn absolute_bind(bind: &str, project: &Path) -> Option<String> {
     let (source, target) = bind.split_once(':')?;
-    let is_relative = source == "." || source == ".." || source.starts_with("./") || source.starts_with("../");
-    if !is_relative {
+    if !is_project_source(source) {
         return None;
     }
     let mut path = project.to_owned();

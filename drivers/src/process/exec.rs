@@ -55,7 +55,7 @@ impl ProcessDriver {
         }
         spawn.env.extend(request.env);
         match request.terminal_size {
-            None => self.exec_with_pipes(&scope.locations, &unit.name, spawn).await,
+            None => self.exec_with_pipes(&scope.locations, &unit.name, spawn, None).await,
             Some((rows, columns)) => self.exec_with_terminal(&scope.locations, &unit.name, spawn, rows, columns).await,
         }
     }
@@ -65,13 +65,15 @@ impl ProcessDriver {
         locations: &Locations,
         unit: &str,
         spawn: SpawnSpec,
+        exclusive: Option<String>,
     ) -> Result<ExecSession, Problem> {
         let io_problem = |error: io::Error| Problem::io("cannot create a pipe", &error);
         let (input, input_writer) = io::pipe().map_err(io_problem)?;
         let (read_output, output) = io::pipe().map_err(io_problem)?;
         let (read_error, error) = io::pipe().map_err(io_problem)?;
         // `start_exec` takes the program's ends and drops them: with a copy left here, the output would never end.
-        let connection = self.start_exec(locations, unit, spawn, [input.into(), output.into(), error.into()]).await?;
+        let descriptors = [input.into(), output.into(), error.into()];
+        let connection = self.start_exec(locations, unit, spawn, exclusive, descriptors).await?;
         let input_writer = pipe::Sender::from_owned_fd(input_writer.into()).map_err(io_problem)?;
         let output = pipe::Receiver::from_owned_fd(read_output.into()).map_err(io_problem)?;
         let error = pipe::Receiver::from_owned_fd(read_error.into()).map_err(io_problem)?;
@@ -99,7 +101,7 @@ impl ProcessDriver {
         let (master, slave) = open_terminal(rows, columns).map_err(io_problem)?;
         spawn.terminal = true;
         let copies = [slave.try_clone().map_err(io_problem)?, slave.try_clone().map_err(io_problem)?, slave];
-        let connection = self.start_exec(locations, unit, spawn, copies).await?;
+        let connection = self.start_exec(locations, unit, spawn, None, copies).await?;
         rustix::io::ioctl_fionbio(&master, true).map_err(|error| io_problem(error.into()))?;
         // The master is not a pipe, hence `unchecked`, but it is read and written like one.
         let input_writer =
@@ -118,10 +120,11 @@ impl ProcessDriver {
         locations: &Locations,
         unit: &str,
         spawn: SpawnSpec,
+        exclusive: Option<String>,
         descriptors: [OwnedFd; 3],
     ) -> Result<KeeperConnection, Problem> {
         let mut connection = self.starter.connect_or_start(locations).await?;
-        let request = Request::Exec { spawn: Box::new(spawn.clone()) };
+        let request = Request::Exec { spawn: Box::new(spawn.clone()), exclusive };
         connection.send(&request, &descriptors.each_ref().map(AsFd::as_fd)).await?;
         match connection.receive_timeout(REPLY_TIMEOUT).await? {
             Some(Reply::Started { .. }) => Ok(connection),
@@ -133,15 +136,16 @@ impl ProcessDriver {
         }
     }
 
-    /// Runs a command to its end, passes each line of output to `on_line`, and returns the exit code.
+    /// Runs a command to its end, alone under its key; passes each line of output to `on_line`, and returns the exit code.
     pub(super) async fn run_to_end(
         &self,
         locations: &Locations,
         unit: &str,
         spawn: SpawnSpec,
+        exclusive: String,
         mut on_line: impl FnMut(String) + Send,
     ) -> Result<i32, Problem> {
-        let mut session = self.exec_with_pipes(locations, unit, spawn).await?;
+        let mut session = self.exec_with_pipes(locations, unit, spawn, Some(exclusive)).await?;
         // Dropping the sender closes standard input.
         drop(session.input);
         let mut lines = [Vec::new(), Vec::new()];

@@ -189,6 +189,15 @@ impl<'a> Launcher<'a> {
 
     fn build_environment(&self, account: Option<&UserAccount>) -> BTreeMap<String, String> {
         let mut env = self.inherited_env.clone();
+        // A module's own commands, such as its initialisation, find the same programs as the unit.
+        let folders = self.search_folders();
+        if !folders.is_empty() {
+            let path = env.get("PATH").map(String::as_str).unwrap_or_default();
+            let all = std::env::split_paths(path).filter(|folder| !folder.as_os_str().is_empty()).chain(folders);
+            if let Some(joined) = std::env::join_paths(all).ok().and_then(|joined| joined.into_string().ok()) {
+                env.insert("PATH".to_owned(), joined);
+            }
+        }
         // Without this, Python buffers its output and the log stays empty until the buffer is full.
         env.insert("PYTHONUNBUFFERED".to_owned(), "1".to_owned());
         if let Some(user) = account {
@@ -212,6 +221,10 @@ impl<'a> Launcher<'a> {
         env
     }
 
+    fn search_folders(&self) -> Vec<PathBuf> {
+        self.spec.search_paths.iter().flat_map(|pattern| expand_version_glob(pattern)).collect()
+    }
+
     /// Finds a program like the shell: a name with a slash is a path, any other name is searched on the `PATH`.
     fn find_program(&self, name: &str, env: &BTreeMap<String, String>, dir: &Path) -> Result<PathBuf, Problem> {
         if name.contains('/') {
@@ -229,9 +242,12 @@ impl<'a> Launcher<'a> {
             };
         }
         let path = env.get("PATH").cloned().unwrap_or_default();
-        // Skip relative folders: they would resolve against the unit's folder, which may contain any file.
+        // Skip relative folders: they would resolve against the unit's folder, which may contain any file. The manifest
+        // may have replaced the variable with which the search folders were merged.
         let mut folders: Vec<PathBuf> = std::env::split_paths(&path).filter(|folder| folder.is_absolute()).collect();
-        folders.extend(self.spec.search_paths.iter().flat_map(|pattern| expand_version_glob(pattern)));
+        let missing: Vec<PathBuf> =
+            self.search_folders().into_iter().filter(|folder| !folders.contains(folder)).collect();
+        folders.extend(missing);
         let found = folders.iter().map(|folder| folder.join(name)).find(|path| is_executable(path));
         found.ok_or_else(|| self.program_not_found_problem(name, &folders))
     }

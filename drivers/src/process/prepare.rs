@@ -105,7 +105,7 @@ impl ProcessDriver {
         // The message omits the arguments, which may contain a resolved secret.
         let program = Path::new(&spawn.program).display().to_string();
         let code = self
-            .run_to_end(&scope.locations, &unit.name, spawn, |line| {
+            .run_to_end(&scope.locations, &unit.name, spawn, format!("{description} of {}", unit.name), |line| {
                 if last_lines.len() == OUTPUT_LINES_MAX {
                     last_lines.pop_front();
                 }

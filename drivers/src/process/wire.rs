@@ -4,11 +4,11 @@
 //! keeper outlives upgrades of pdev: new versions only add fields and ignore unknown ones. [`PROTOCOL_VERSION`] changes
 //! only when old and new versions cannot understand each other.
 
-use plan::shell_environment::ShellEnvironment;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
+use plan::shell_environment::ShellEnvironment;
 use serde::{Deserialize, Serialize};
 
 use super::record::{ExitRecord, StopRecord, UnitRecord};
@@ -64,6 +64,9 @@ pub(crate) enum Request {
     /// The message carries three descriptors: standard input, output and error.
     Exec {
         spawn: Box<SpawnSpec>,
+        /// A command with the same key that still runs is ended first. Its client is gone: a client has at most one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        exclusive: Option<String>,
     },
 }
 

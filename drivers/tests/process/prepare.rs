@@ -38,7 +38,7 @@ async fn build_runs_only_on_changed_inputs_with_reason() {
 async fn failed_build_reports_last_lines_and_is_retried() {
     let mut preview = TestPreview::new();
     let unit = preview.add_shell_unit("web", "true");
-    process_spec(unit).build = Some(Argv::Shell("seq 1 100; echo broken >&2; exit 4".to_owned()));
+    process_spec(unit).build = Some(Argv::Shell("seq 1 100 >&2; echo broken >&2; exit 4".to_owned()));
     for _ in 0..2 {
         let problem = preview.perform(prepare_action()).await.expect_err("fails");
         assert_eq!(problem.kind, ProblemKind::BuildFailed);
@@ -110,4 +110,52 @@ async fn root_runs_programs_as_requested_user() {
         .await
         .expect("removes");
     assert!(!folder.exists());
+}
+
+#[tokio::test]
+async fn own_commands_find_programs_in_search_folders() {
+    let mut preview = TestPreview::new();
+    let tools = preview.locations().project.join("pg/16/bin");
+    std::fs::create_dir_all(&tools).expect("created");
+    let tool = tools.join("make-data");
+    std::fs::write(&tool, "#!/bin/sh\necho made > made\n").expect("written");
+    std::fs::set_permissions(&tool, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("executable");
+    let pattern = preview.locations().project.join("pg/*/bin").display().to_string();
+    let unit = preview.add_shell_unit("db", "make-data && exec sleep 300");
+    process_spec(unit).dir = ProcessDir::Data;
+    process_spec(unit).search_paths = vec![pattern];
+    // A shell finds it too, not only the program that pdev starts itself.
+    process_spec(unit).init = vec![Argv::Shell("make-data".to_owned())];
+    preview.create_and_start("db").await;
+    assert!(preview.locations().data.join("db/made").exists());
+    preview.remove_all().await;
+}
+
+/// A killed agent leaves its initialisation running for a moment. The next agent's must not overlap with it.
+#[tokio::test]
+async fn interrupted_initialisation_has_ended_before_the_next_begins() {
+    let mut preview = TestPreview::new();
+    let unit = preview.add_shell_unit("db", "exec sleep 300");
+    process_spec(unit).dir = ProcessDir::Data;
+    // Like many installers, it ignores the hang-up of its terminal.
+    let script = "trap '' HUP TERM; if test -e pid && kill -0 $(cat pid); then echo alive > overlap; fi; \
+                  echo $$ > pid; echo begun >> begun; sleep ${SLOW:-0}";
+    process_spec(unit).init = vec![Argv::Shell(script.to_owned())];
+    unit.env.insert("SLOW".to_owned(), plan::application::EnvValue { value: "20".to_owned(), sensitive: false });
+    let data = preview.locations().data.join("db");
+    {
+        let creating = preview.create("db");
+        tokio::pin!(creating);
+        let begun = crate::test_preview::eventually("begun", || data.join("begun").exists().then_some(()));
+        tokio::select! {
+            result = &mut creating => panic!("it ended: {result:?}"),
+            () = begun => {}
+        }
+    }
+    preview.replace_driver();
+    preview.units.get_mut("db").expect("known").env.clear();
+    preview.create("db").await.expect("creates");
+    assert_eq!(std::fs::read_to_string(data.join("begun")).expect("ran"), "begun\nbegun\n");
+    assert!(!data.join("overlap").exists(), "the first run was alive when the second began");
+    preview.remove_all().await;
 }

@@ -11,7 +11,6 @@ mod socket;
 mod spawn;
 mod state;
 
-use plan::shell_environment::ShellEnvironment;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Write};
@@ -21,6 +20,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
+use plan::shell_environment::ShellEnvironment;
 use rustix::fs::FlockOperation;
 use tokio::net::UnixListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -64,12 +64,7 @@ pub(crate) enum KeeperCommand {
         unit: String,
         reply: oneshot::Sender<Option<watch::Receiver<LogProgress>>>,
     },
-    Exec {
-        spawn: Box<SpawnSpec>,
-        descriptors: Vec<OwnedFd>,
-        cancelled: oneshot::Receiver<()>,
-        reply: mpsc::Sender<Reply>,
-    },
+    Exec(Box<ExecStart>),
     /// The client of an exec disconnected.
     CancelExec {
         slot: u64,
@@ -78,6 +73,15 @@ pub(crate) enum KeeperCommand {
     OutputDrained {
         slot: u64,
     },
+}
+
+/// A request to run a command.
+pub(crate) struct ExecStart {
+    spawn: Box<SpawnSpec>,
+    exclusive: Option<String>,
+    descriptors: Vec<OwnedFd>,
+    cancelled: oneshot::Receiver<()>,
+    reply: mpsc::Sender<Reply>,
 }
 
 /// Runs a keeper until it exits. Arguments: the preview's runtime folder and its state folder.

@@ -46,8 +46,16 @@ pub(super) struct Slot {
 }
 
 pub(super) enum Role {
-    Unit { record: Box<UnitRecord>, log: Arc<Log>, started_at: i64 },
-    Exec { reply: mpsc::Sender<Reply> },
+    Unit {
+        record: Box<UnitRecord>,
+        log: Arc<Log>,
+        started_at: i64,
+    },
+    Exec {
+        reply: mpsc::Sender<Reply>,
+        /// At most one command with this key runs.
+        exclusive: Option<String>,
+    },
 }
 
 pub(super) enum Phase {
@@ -79,6 +87,10 @@ impl Slot {
 
     pub(super) fn is_unit(&self, name: &str) -> bool {
         matches!(&self.role, Role::Unit { record, .. } if record.unit == name)
+    }
+
+    pub(super) fn has_exclusive_key(&self, key: &str) -> bool {
+        matches!(&self.role, Role::Exec { exclusive: Some(own), .. } if own == key)
     }
 
     /// Signal and grace period of an orderly stop.

@@ -13,8 +13,8 @@ use tokio::net::UnixStream;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 use super::super::wire::{Event, Greeting, LINE_MAX, PROTOCOL_VERSION, Reply, Request};
-use super::KeeperCommand;
 use super::output::LogProgress;
+use super::{ExecStart, KeeperCommand};
 
 /// A client that sends no request within this time is disconnected.
 const CLIENT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -89,7 +89,7 @@ async fn handle_request(
                 None => send_line(stream, &Reply::Done).await,
             }
         }
-        Request::Exec { spawn } => run_exec(stream, spawn, descriptors, mailbox).await,
+        Request::Exec { spawn, exclusive } => run_exec(stream, spawn, exclusive, descriptors, mailbox).await,
     }
 }
 
@@ -138,6 +138,7 @@ async fn forward_output_progress(
 async fn run_exec(
     stream: &mut UnixStream,
     spawn: Box<super::super::wire::SpawnSpec>,
+    exclusive: Option<String>,
     descriptors: Vec<OwnedFd>,
     mailbox: &Mailbox,
 ) -> io::Result<()> {
@@ -146,7 +147,8 @@ async fn run_exec(
     let gone = || io::Error::from(io::ErrorKind::BrokenPipe);
     // Dropping `cancel` makes the keeper stop the command. After the command's end, this has no effect.
     let (cancel, cancelled) = oneshot::channel();
-    mailbox.send(KeeperCommand::Exec { spawn, descriptors, cancelled, reply }).await.map_err(|_| gone())?;
+    let start = ExecStart { spawn, exclusive, descriptors, cancelled, reply };
+    mailbox.send(KeeperCommand::Exec(Box::new(start))).await.map_err(|_| gone())?;
     loop {
         tokio::select! {
             answer = answers.recv() => match answer {

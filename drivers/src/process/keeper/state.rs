@@ -1,8 +1,7 @@
 //! The keeper's state: running commands, ending commands, and the clients that wait for an end. One task owns it, and
 //! no method in this file waits.
 
-use plan::shell_environment::ShellEnvironment;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -10,6 +9,7 @@ use std::time::Duration;
 
 use host::clock::now_milliseconds;
 use host::processes::{ProcessTable, own_children};
+use plan::shell_environment::ShellEnvironment;
 use rustix::process::{Signal, WaitOptions, wait};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
@@ -19,10 +19,10 @@ use super::super::kernel::{self, ProcessIdentity};
 use super::super::port_conflict;
 use super::super::record::{Durable, RecordStore, RecordedState, StopRecord, UnitRecord};
 use super::super::wire::{Event, Reply, SpawnSpec};
-use super::KeeperCommand;
 use super::output::{self, Log, LogProgress, OutputStream};
 use super::slot::{Phase, Role, Slot, to_exit_record};
 use super::spawn::{self, ChildStdio};
+use super::{ExecStart, KeeperCommand};
 
 /// Maximum events that a slow follower may lag behind before it must observe again.
 const EVENT_QUEUE_CAPACITY: usize = 1024;
@@ -38,6 +38,8 @@ pub(crate) struct Keeper {
     events: broadcast::Sender<Event>,
     slots: BTreeMap<u64, Slot>,
     next_slot: u64,
+    /// Commands that wait for the end of another one with the same key.
+    waiting_execs: VecDeque<Box<ExecStart>>,
     /// Tasks that copy output or watch exec clients. Each ends with the pipe or client that it serves.
     tasks: JoinSet<()>,
     /// For the next agent.
@@ -57,6 +59,7 @@ impl Keeper {
             events: broadcast::Sender::new(EVENT_QUEUE_CAPACITY),
             slots: BTreeMap::new(),
             next_slot: 1,
+            waiting_execs: VecDeque::new(),
             tasks: JoinSet::new(),
             shell_environment: None,
             is_shutting_down: false,
@@ -66,7 +69,7 @@ impl Keeper {
     }
 
     pub(crate) fn is_finished(&self) -> bool {
-        self.is_shutting_down && self.slots.is_empty()
+        self.is_shutting_down && self.slots.is_empty() && self.waiting_execs.is_empty()
     }
 
     /// When to call `check_deadlines` without an event. `None` while nothing is pending, so that the keeper sleeps.
@@ -90,9 +93,7 @@ impl Keeper {
             KeeperCommand::Stop { unit, stop, remove, reply } => self.stop_unit(&unit, stop.as_ref(), remove, reply),
             KeeperCommand::Follow { reply } => drop(reply.send(self.events.subscribe())),
             KeeperCommand::WatchOutput { unit, reply } => drop(reply.send(self.subscribe_to_log(&unit))),
-            KeeperCommand::Exec { spawn, descriptors, cancelled, reply } => {
-                self.start_exec(&spawn, descriptors, cancelled, reply);
-            }
+            KeeperCommand::Exec(start) => self.start_exec_alone(start),
             KeeperCommand::CancelExec { slot } => self.cancel_exec(slot),
             KeeperCommand::OutputDrained { slot } => {
                 if let Some(slot) = self.slots.get_mut(&slot) {
@@ -224,13 +225,32 @@ impl Keeper {
         self.records.write_unit(record, Durable::No)
     }
 
-    fn start_exec(
-        &mut self,
-        spec: &SpawnSpec,
-        descriptors: Vec<OwnedFd>,
-        cancelled: oneshot::Receiver<()>,
-        reply: mpsc::Sender<Reply>,
-    ) {
+    /// Starts a command once no other one with its key is left. The agent of the other one was killed, and a command
+    /// that initialises a data folder must not run twice at the same time.
+    fn start_exec_alone(&mut self, start: Box<ExecStart>) {
+        let key = start.exclusive.as_deref();
+        let other = self.slots.values_mut().find(|slot| key.is_some_and(|key| slot.has_exclusive_key(key)));
+        match other {
+            Some(slot) => {
+                slot.request_stop(Signal::KILL, Duration::ZERO);
+                self.waiting_execs.push_back(start);
+            }
+            None => self.start_exec(*start),
+        }
+    }
+
+    fn start_waiting_execs(&mut self) {
+        for start in std::mem::take(&mut self.waiting_execs) {
+            // Its client may have given up meanwhile.
+            if !start.reply.is_closed() {
+                self.start_exec_alone(start);
+            }
+        }
+    }
+
+    fn start_exec(&mut self, start: ExecStart) {
+        let ExecStart { spawn: spec, exclusive, descriptors, cancelled, reply } = start;
+        let spec = &*spec;
         let slot = self.next_slot_id();
         let Ok([input, output, error]) = <[OwnedFd; 3]>::try_from(descriptors) else {
             return drop(reply.try_send(Reply::Failed { message: "a command needs three descriptors".to_owned() }));
@@ -240,7 +260,7 @@ impl Keeper {
             Ok(pid) => {
                 self.idle_deadline = None;
                 drop(reply.try_send(Reply::Started { started_at: now_milliseconds() }));
-                self.slots.insert(slot, Slot::new(pid, self.marker_for(slot), Role::Exec { reply }, 0));
+                self.slots.insert(slot, Slot::new(pid, self.marker_for(slot), Role::Exec { reply, exclusive }, 0));
                 let mailbox = self.mailbox.clone();
                 self.tasks.spawn(async move {
                     drop(cancelled.await);
@@ -311,6 +331,9 @@ impl Keeper {
                 self.finish_slot(slot);
             }
         }
+        if !self.waiting_execs.is_empty() {
+            self.start_waiting_execs();
+        }
         let any_ending = self.slots.values().any(|slot| matches!(slot.phase, Phase::Ending { .. }));
         self.next_check = any_ending.then(|| now + CHECK_INTERVAL);
     }
@@ -342,7 +365,7 @@ impl Keeper {
         let Phase::Ending { mut exit, .. } = slot.phase else { return };
         let mut result = Reply::Done;
         match slot.role {
-            Role::Exec { reply } => {
+            Role::Exec { reply, .. } => {
                 drop(reply.try_send(Reply::Exited { exit }));
                 // A keeper that was started only for this command exits if no unit follows.
                 self.idle_deadline = Some(Instant::now() + IDLE_TIMEOUT);
