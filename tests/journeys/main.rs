@@ -32,6 +32,7 @@ mod outbound_proxy;
 #[path = "../../drivers/tests/docker/private_engine.rs"]
 mod private_engine;
 mod proxy;
+mod random_actions;
 mod restarts;
 mod run_as;
 mod sandbox;

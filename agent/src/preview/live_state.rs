@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -121,6 +122,13 @@ impl LiveState {
 
     pub(super) fn take_offered_environment(&self) -> Option<Arc<ShellEnvironment>> {
         self.lock().offered_environment.take()
+    }
+
+    /// The folder of the preview was moved.
+    pub(super) fn move_project(&self, folder: &Path) {
+        if let Some(scope) = &mut self.lock().scope {
+            scope.locations.project = folder.to_owned();
+        }
     }
 
     pub(crate) fn set_address(&self, unit: &str, address: Option<IpAddr>) {

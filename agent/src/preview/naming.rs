@@ -102,6 +102,7 @@ impl CheckoutIdentity {
 pub fn locate_preview(shared: &Shared, request: &LocateRequest) -> Result<LocateReply, Problem> {
     let folder = PathBuf::from(&request.folder);
     let identity = CheckoutIdentity::of_folder(&folder);
+    adopt_moved_checkout(shared, &folder);
     let mut records = shared.registry.all();
     records.retain(|record| request.environment.as_ref().is_none_or(|name| *name == record.name.environment));
     if let Some(record) = choose_record(records_of_folder(&records, identity.as_ref().ok(), &folder))? {
@@ -124,11 +125,6 @@ fn records_of_folder<'a>(records: &'a [Record], identity: Option<&CheckoutIdenti
     if !same.is_empty() {
         return same;
     }
-    let folder_id = FolderId::of(folder);
-    let moved: Vec<&Record> = records.iter().filter(|record| was_moved(record, folder_id)).collect();
-    if !moved.is_empty() {
-        return moved;
-    }
     // The folder may be a removed worktree, or inside one: use the nearest recorded folder that contains it.
     let around = records.iter().filter(|record| folder.starts_with(&record.folder));
     let nearest = around.clone().map(|record| record.folder.as_os_str().len()).max();
@@ -138,6 +134,29 @@ fn records_of_folder<'a>(records: &'a [Record], identity: Option<&CheckoutIdenti
 /// Whether the recorded folder was moved to the folder with this identity: it has the same one and its old path is gone.
 fn was_moved(record: &Record, folder: Option<FolderId>) -> bool {
     folder.is_some() && record.folder_id == folder && !record.folder.exists()
+}
+
+/// Updates the records of previews whose folder was moved to `folder` or to one that contains it. From then on, restarts
+/// use the new path; mounts of containers do so at the next `up`.
+fn adopt_moved_checkout(shared: &Shared, folder: &Path) {
+    let candidates = shared.registry.all().into_iter().filter(|record| !record.folder.exists());
+    for record in candidates {
+        let moved_to = |ancestor: &&Path| was_moved(&record, FolderId::of(ancestor));
+        let Some(found) = folder.ancestors().find(moved_to) else { continue };
+        let Ok(identity) = CheckoutIdentity::of_folder(found) else { continue };
+        let updated = shared.registry.edit(&record.name.id, |record| {
+            record.folder = found.to_owned();
+            record.identity.clone_from(&identity.parts);
+            record.request.folder = found.display().to_string();
+        });
+        if let Err(error) = updated {
+            tracing::warn!(%error, "the new folder of a moved checkout cannot be recorded");
+        }
+        if let Some(handle) = shared.preview_handle(&record.name.id) {
+            handle.published.edit_preview(|status| status.folder = found.display().to_string());
+            handle.live.move_project(found);
+        }
+    }
 }
 
 /// The record of this checkout and environment, and the id for a new one. A moved checkout keeps its preview, and with
