@@ -91,16 +91,45 @@ fn listening_sockets(port: u16) -> Vec<String> {
     entries.filter(|(listening, _)| *listening == port).map(|(_, socket)| socket).collect()
 }
 
+/// The state LISTEN.
+const LISTENING_STATE: &str = "0A";
+
 /// The ports of the sockets in state LISTEN, and their names in `/proc/PID/fd`.
 fn listening_entries(table: &str) -> impl Iterator<Item = (u16, String)> {
-    const LISTEN: &str = "0A";
     table.lines().skip(1).filter_map(|line| {
         let fields: Vec<&str> = line.split_ascii_whitespace().collect();
         let (_, hex) = fields.get(1)?.rsplit_once(':')?;
         let inode: u64 = fields.get(9)?.parse().ok()?;
         let port = u16::from_str_radix(hex, 16).ok()?;
-        (*fields.get(3)? == LISTEN).then(|| (port, format!("socket:[{inode}]")))
+        (*fields.get(3)? == LISTENING_STATE).then(|| (port, format!("socket:[{inode}]")))
     })
+}
+
+/// An address on which a program listens.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ListeningAddress {
+    pub port: u16,
+    pub is_loopback: bool,
+}
+
+/// The listening sockets in the text of `/proc/net/tcp` and `/proc/net/tcp6`, for example of a container.
+#[must_use]
+pub fn listening_addresses(tables: &str) -> Vec<ListeningAddress> {
+    // The kernel writes addresses as hexadecimal words in the byte order of the machine.
+    const LOOPBACK_V6: &str = "00000000000000000000000001000000";
+    let parse = |line: &str| {
+        let fields: Vec<&str> = line.split_ascii_whitespace().collect();
+        let (address, port) = fields.get(1)?.rsplit_once(':')?;
+        let port = u16::from_str_radix(port, 16).ok()?;
+        let is_v4_mapped = address.starts_with("0000000000000000FFFF0000");
+        let is_loopback = match address.len() {
+            8 => address.ends_with("7F"),
+            _ if is_v4_mapped => address.ends_with("7F"),
+            _ => address == LOOPBACK_V6,
+        };
+        (*fields.get(3)? == LISTENING_STATE).then_some(ListeningAddress { port, is_loopback })
+    };
+    tables.lines().filter_map(parse).collect()
 }
 
 fn short_command_line(pid: i32) -> Option<String> {
@@ -128,6 +157,25 @@ mod tests {
              2: 0100007F:1F91 00000000:0000 0A 00000000:00000000 00:00000000 00000000  0 0 4713 1\n";
         let entries: Vec<_> = listening_entries(table).collect();
         assert_eq!(entries, [(8080, "socket:[4711]".to_owned()), (8081, "socket:[4713]".to_owned())]);
+    }
+
+    #[test]
+    fn loopback_addresses_are_recognised() {
+        let header = "  sl  local_address rem_address   st tx_queue rx_queue\n";
+        let line = |address: &str, state: &str| format!("   0: {address} 00000000:0000 {state} 00000000:00000000\n");
+        let cases = [
+            ("0100007F:1F90", true),
+            ("0B00007F:A3C1", true),
+            ("00000000:1F90", false),
+            ("020011AC:1F90", false),
+            ("00000000000000000000000000000000:1F90", false),
+            ("00000000000000000000000001000000:1F90", true),
+            ("0000000000000000FFFF00000100007F:1F90", true),
+        ];
+        for (address, is_loopback) in cases {
+            let found = listening_addresses(&(header.to_owned() + &line(address, "0A") + &line(address, "01")));
+            assert_eq!(found.iter().map(|found| found.is_loopback).collect::<Vec<_>>(), [is_loopback], "{address}");
+        }
     }
 
     #[cfg(target_os = "linux")]

@@ -224,3 +224,38 @@ fn full_disk_is_reported_and_nothing_is_lost() {
     assert_eq!(running(4002), 1, "`up` assumed that the stopped program runs");
     sandbox.pdev(&["down"]).ok();
 }
+
+/// A frequent mistake: the program is fine on the developer's machine, but its container cannot be reached.
+#[test]
+fn container_that_listens_on_its_loopback_is_explained() {
+    let Some(sandbox) = Sandbox::with_docker("listening addresses of containers") else { return };
+    let listen = |address: &str, port: u16| {
+        format!(
+            "{{ image: \"debian:stable-slim\", port: 8080, stop: {{ grace: 0s }}, health: {{ start_limit: 1s }}, command: [perl, -MSocket, -e, 'socket(S, 2, 1, 6); bind(S, sockaddr_in({port}, inet_aton(\"{address}\"))) || die; listen(S, 5); sleep 1000'] }}"
+        )
+    };
+    sandbox.write("pdev.yaml", &manifest(&listen("127.0.0.1", 8080)));
+    sandbox
+        .pdev(&["up"])
+        .fails_with(1)
+        .prints("it listens on port 8080 of 127.0.0.1 inside its container only")
+        .prints("listen on 0.0.0.0");
+    sandbox.write("pdev.yaml", &manifest(&listen("0.0.0.0", 3000)));
+    sandbox
+        .pdev(&["up"])
+        .fails_with(1)
+        .prints("it listens on port 3000, not on port 8080")
+        .prints("services.web.port: 3000");
+    sandbox.write("pdev.yaml", &manifest(&listen("0.0.0.0", 8080)));
+    sandbox.pdev(&["up"]).ok();
+}
+
+#[test]
+fn program_that_goes_to_the_background_is_explained() {
+    let sandbox = Sandbox::without_docker();
+    sandbox
+        .write("pdev.yaml", &manifest("{ port: 8080, restart: never, process: { command: 'sleep 1000 & exit 0' } }"));
+    sandbox.pdev(&["up"]).fails_with(1).prints("exit code 0").prints("must stay in the foreground");
+    let left = sandbox.processes().into_iter().filter(|(_, command)| command.contains("sleep 1000")).count();
+    assert_eq!(left, 0, "its children are ended");
+}

@@ -209,6 +209,14 @@ fn diagnose_exit(unit: &Unit, exit: &Exit, lines: &[String]) -> (&'static str, S
             "program_not_found",
             format!("Check `command` and the installed programs: the command of `{name}` was not found."),
         ),
+        // Also the way of daemons: the first program ends, and its children are ended with it.
+        Some(0) if unit.role != Role::Job => (
+            "exited",
+            format!(
+                "A service must stay in the foreground: turn off its background mode (`nginx -g 'daemon off;'`, \
+                 `redis-server --daemonize no`), or declare `{name}` under `jobs` if it ends when its work is done."
+            ),
+        ),
         _ => ("exited", format!("Read all of its output with `pdev logs {name}`.")),
     }
 }

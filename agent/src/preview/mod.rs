@@ -24,6 +24,7 @@ mod scope;
 mod stop;
 mod supervisor;
 mod targets;
+mod unit_command;
 mod up;
 
 use std::sync::Arc;

@@ -7,8 +7,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use drivers::Scope;
-use drivers::driver::{ExecOutput, ExecRequest};
-use futures_util::StreamExt;
 use host::clock::now_milliseconds;
 use plan::Application;
 use plan::application::{Argv, Body, Check, Probe, ReadyCheck, Unit};
@@ -18,6 +16,7 @@ use protocol::status::UnitState;
 use tokio::time::Instant;
 
 use super::port_owner::{self, PortMismatch};
+use super::unit_command::run_command;
 use super::{Context, Message, crash_report};
 use crate::probe::{self, ProbeResult, ProbeSchedule};
 
@@ -169,33 +168,6 @@ async fn probe_by_command(
             ProbeResult::Failure(format!("`{}` did not end within {} ms", probe::argv_text(argv), timeout.as_millis()))
         }
     }
-}
-
-/// Runs a command inside a unit, and returns its exit code and the last lines of its output.
-async fn run_command(context: &Context, scope: &Scope, unit: &Unit, argv: &Argv) -> Result<(i32, Vec<String>), String> {
-    let argv = match argv {
-        Argv::List(arguments) => arguments.clone(),
-        Argv::Shell(line) => vec!["/bin/sh".into(), "-c".into(), line.clone()],
-    };
-    let driver = context.shared.drivers.driver_of(&scope.targets, unit.runtime).map_err(|problem| problem.message)?;
-    let request = ExecRequest { argv, ..ExecRequest::default() };
-    let mut session = driver.exec(scope, unit, request).await.map_err(|problem| problem.message)?;
-    let mut text = Vec::new();
-    while let Some(output) = session.output.next().await {
-        match output {
-            ExecOutput::Stdout(bytes) | ExecOutput::Stderr(bytes) => {
-                text.extend_from_slice(&bytes);
-                // Only the end is shown, so 16 KiB are enough.
-                let surplus = text.len().saturating_sub(16 << 10);
-                text.drain(..surplus);
-            }
-            ExecOutput::Exit(code) => {
-                let lines = String::from_utf8_lossy(&text).lines().map(str::to_owned).collect();
-                return Ok((code, lines));
-            }
-        }
-    }
-    Err("the command ended without an exit code".into())
 }
 
 async fn run_after_ready(context: &Context, scope: &Scope, unit: &Unit) -> Result<(), Problem> {
