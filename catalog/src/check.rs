@@ -56,6 +56,7 @@ fn render_problems(module: &Module) -> Vec<RenderProblem> {
         app: "example".to_owned(),
         ports,
         password: "example".to_owned(),
+        is_pinned: true,
         constraint: module.versions.last().cloned().unwrap_or_else(|| module.version.major.to_string()),
         inputs,
     };

@@ -30,6 +30,8 @@ pub struct RenderContext {
     pub password: String,
     /// The version requested in `uses`.
     pub constraint: String,
+    /// Whether `uses` names a version.
+    pub is_pinned: bool,
     pub inputs: JsonMap<String, Json>,
 }
 
@@ -55,6 +57,21 @@ pub struct RenderedModule {
     pub files: BTreeMap<String, String>,
     pub search_paths: Vec<String>,
     pub install_hint: Option<String>,
+    pub version: Option<ProgramVersion>,
+}
+
+/// How to find the version of the installed program, and which versions are accepted.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct ProgramVersion {
+    /// The name of the software in messages.
+    pub software: String,
+    /// A command that prints the version.
+    pub command: Vec<String>,
+    /// The accepted major versions; all from `minimum` on if empty.
+    pub accept: Vec<String>,
+    pub minimum: u64,
+    /// The package to install for an accepted version.
+    pub package: Option<String>,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -139,6 +156,7 @@ impl Engine {
         scope.insert("app".into(), context.app.clone().into());
         scope.insert("password".into(), context.password.clone().into());
         scope.insert("constraint".into(), context.constraint.clone().into());
+        scope.insert("pinned".into(), context.is_pinned.into());
         scope.insert("ports".into(), serde_json::to_value(&context.ports).unwrap_or_default());
         let mut engine = Self { environment, scope };
         // Defaults are templates over the context above, not over other inputs, so their order does not matter.
@@ -297,6 +315,18 @@ fn to_rendered_module(value: &Json) -> RenderedModule {
         files: pairs("files").map(|(name, value)| (name.clone(), scalar_text(value))).collect(),
         search_paths: list("search"),
         install_hint: text("install"),
+        version: value.get("version").filter(|version| version.is_object()).map(to_program_version),
+    }
+}
+
+fn to_program_version(value: &Json) -> ProgramVersion {
+    let text = |key: &str| value.get(key).map(scalar_text).filter(|text| !text.is_empty());
+    ProgramVersion {
+        software: text("software").unwrap_or_default(),
+        command: strings(value.get("command")),
+        accept: strings(value.get("accept")),
+        minimum: text("minimum").and_then(|text| text.parse().ok()).unwrap_or_default(),
+        package: text("package"),
     }
 }
 

@@ -16,6 +16,8 @@ pub struct ResolvedModule {
     pub module: Arc<Module>,
     /// The text after `@`; the module's own major version without one.
     pub constraint: String,
+    /// Whether `uses` names a version.
+    pub is_pinned: bool,
     /// The value of `uses:`, for the lock.
     pub uses: String,
     /// Diagnostics that do not prevent the use of the module.
@@ -43,6 +45,7 @@ pub fn resolve_module(uses: &Spanned<String>, files: &dyn Files) -> Result<Resol
     } else {
         find_built_in(uses, name)?
     };
+    let is_pinned = constraint.is_some();
     let constraint = resolve_version(uses, &module, constraint)?;
     let warnings = module.deprecated.iter().map(|reason| {
         Diagnostic::new(
@@ -53,7 +56,7 @@ pub fn resolve_module(uses: &Spanned<String>, files: &dyn Files) -> Result<Resol
         )
         .help("Move before it does.")
     });
-    Ok(ResolvedModule { warnings: warnings.collect(), module, constraint, uses: uses_text.to_owned() })
+    Ok(ResolvedModule { warnings: warnings.collect(), module, constraint, is_pinned, uses: uses_text.to_owned() })
 }
 
 fn load_folder(uses: &Spanned<String>, name: &str, files: &dyn Files) -> Result<Arc<Module>, Vec<Diagnostic>> {

@@ -24,6 +24,7 @@ fn resolve_built_in(uses: &str) -> catalog::ResolvedModule {
 
 fn render_context(constraint: &str, port: &str, inputs: &str) -> RenderContext {
     RenderContext {
+        is_pinned: true,
         resource: "db".into(),
         app: "shop".into(),
         ports: BTreeMap::from([("main".to_owned(), port.to_owned())]),

@@ -171,6 +171,7 @@ fn unit(name: &str) -> Unit {
             files: BTreeMap::new(),
             search_paths: Vec::new(),
             install_hint: None,
+            version: None,
         }),
         ports: BTreeMap::new(),
         routes: Vec::new(),

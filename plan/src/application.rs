@@ -271,6 +271,22 @@ pub struct ProcessSpec {
     pub search_paths: Vec<String>,
     /// The package to install if a program is missing: `postgresql (Debian, Ubuntu: apt install postgresql)`.
     pub install_hint: Option<String>,
+    /// The check of the installed version.
+    pub version: Option<ProgramVersion>,
+}
+
+/// How to find the version of an installed program, and which versions are accepted.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct ProgramVersion {
+    /// The name of the software in messages.
+    pub software: String,
+    /// A command that prints the version.
+    pub command: Vec<String>,
+    /// The accepted major versions; all from `minimum` on if empty.
+    pub accept: Vec<String>,
+    pub minimum: u64,
+    /// The package to install for an accepted version.
+    pub package: Option<String>,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]

@@ -7,7 +7,7 @@ use manifest::template::{Scope, Template};
 use manifest::{Diagnostic, Files, Manifest, Severity, Span};
 use serde_json::{Map as JsonMap, Value as Json};
 
-use crate::application::RuntimeKind;
+use crate::application::{ProgramVersion, RuntimeKind};
 use crate::module::{
     Address, ContainerRendering, Module, ProcessRendering, Program, RenderInputs, Renderer, Rendering,
 };
@@ -104,7 +104,8 @@ fn check_rendering(
         if !resolved.module.can_render(target) {
             continue;
         }
-        let context = catalog_render_context(&placeholder_inputs, &resolved.constraint, inputs);
+        let version = (resolved.constraint.as_str(), resolved.is_pinned);
+        let context = catalog_render_context(&placeholder_inputs, version, inputs);
         let rendered = resolved.module.render(target, &context).map(drop);
         let outputs = resolved.module.outputs_at(&context, "127.0.0.1", &placeholder_inputs.ports).map(drop);
         if let Err(problem) = rendered.and(outputs) {
@@ -128,6 +129,7 @@ fn to_plan_module(resolved: &catalog::ResolvedModule, inputs: JsonMap<String, Js
         renderer: Arc::new(CatalogRenderer {
             module: Arc::clone(&resolved.module),
             constraint: resolved.constraint.clone(),
+            is_pinned: resolved.is_pinned,
             inputs,
         }),
     }
@@ -137,12 +139,13 @@ fn to_plan_module(resolved: &catalog::ResolvedModule, inputs: JsonMap<String, Js
 struct CatalogRenderer {
     module: Arc<catalog::Module>,
     constraint: String,
+    is_pinned: bool,
     inputs: JsonMap<String, Json>,
 }
 
 fn catalog_render_context(
     inputs: &RenderInputs,
-    constraint: &str,
+    (constraint, is_pinned): (&str, bool),
     module_inputs: &JsonMap<String, Json>,
 ) -> catalog::RenderContext {
     catalog::RenderContext {
@@ -151,6 +154,7 @@ fn catalog_render_context(
         ports: inputs.ports.clone(),
         password: inputs.password.clone(),
         constraint: constraint.to_owned(),
+        is_pinned,
         inputs: module_inputs.clone(),
     }
 }
@@ -166,7 +170,7 @@ impl Renderer for CatalogRenderer {
 
     fn render(&self, inputs: &RenderInputs) -> Rendering {
         // `check_rendering` already reported a failing template as an error, so the empty rendering is never used.
-        let context = catalog_render_context(inputs, &self.constraint, &self.inputs);
+        let context = catalog_render_context(inputs, (&self.constraint, self.is_pinned), &self.inputs);
         let rendered = self.module.render(inputs.runtime.definition().module_rendering, &context).unwrap_or_default();
         let program = Program {
             command: rendered.command,
@@ -192,13 +196,20 @@ impl Renderer for CatalogRenderer {
                 files: rendered.files,
                 search_paths: rendered.search_paths,
                 install_hint: rendered.install_hint,
+                version: rendered.version.map(|version| ProgramVersion {
+                    software: version.software,
+                    command: version.command,
+                    accept: version.accept,
+                    minimum: version.minimum,
+                    package: version.package,
+                }),
             }),
         }
     }
 
     fn outputs(&self, inputs: &RenderInputs, address: &Address) -> BTreeMap<String, (String, bool)> {
         // `check_rendering` already reported failing outputs as an error.
-        let context = catalog_render_context(inputs, &self.constraint, &self.inputs);
+        let context = catalog_render_context(inputs, (&self.constraint, self.is_pinned), &self.inputs);
         self.module.outputs_at(&context, &address.host, &address.ports).unwrap_or_default()
     }
 }

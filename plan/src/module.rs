@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use serde_json::Value as Json;
 
-use crate::application::{Probe, RuntimeKind};
+use crate::application::{Probe, ProgramVersion, RuntimeKind};
 
 /// The module of one resource, with the inputs of its `with:`.
 #[derive(Clone, Debug)]
@@ -92,6 +92,7 @@ pub struct ProcessRendering {
     pub files: BTreeMap<String, String>,
     pub search_paths: Vec<String>,
     pub install_hint: Option<String>,
+    pub version: Option<ProgramVersion>,
 }
 
 impl Rendering {

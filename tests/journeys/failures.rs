@@ -259,3 +259,43 @@ fn program_that_goes_to_the_background_is_explained() {
     let left = sandbox.processes().into_iter().filter(|(_, command)| command.contains("sleep 1000")).count();
     assert_eq!(left, 0, "its children are ended");
 }
+
+/// A module that needs a certain version of an installed program refuses others before it creates data.
+#[test]
+fn other_version_of_installed_program_is_refused_or_named() {
+    let sandbox = Sandbox::without_docker();
+    for version in ["15", "17"] {
+        let tool = sandbox.path(&format!("opt/{version}/bin/journey-db"));
+        std::fs::create_dir_all(tool.parent().unwrap()).unwrap();
+        let script = format!(
+            "#!/bin/sh\n[ \"$1\" = --version ] && echo 'journey-db (Journey) {version}.4' && exit\nexec sleep 1000\n"
+        );
+        std::fs::write(&tool, script).unwrap();
+        std::fs::set_permissions(&tool, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    }
+    let folder = sandbox.path("opt").display().to_string();
+    sandbox.write(
+        "modules/db/module.yaml",
+        &format!(
+            "module: db\nversion: 16.0.0\nversions: [\"15\", \"16\"]\nowner: {{ team: t, contact: c }}\nsummary: s\ndocs: docs.md\noutputs: {{ x: {{ value: x, description: d }} }}\nrenders:\n  process:\n    search: \"{{{{ ['{folder}/' ~ (constraint if pinned else '*') ~ '/bin'] }}}}\"\n    version: {{ software: Journey, command: [journey-db, --version], accept: \"{{{{ [constraint] if pinned else [] }}}}\", minimum: 13, package: \"journey-{{{{ constraint }}}}\" }}\n    init: [[sh, -c, 'echo made >> made']]\n    command: [journey-db]\n"
+        ),
+    );
+    sandbox.write("modules/db/docs.md", "# db\n");
+    let write = |uses: &str| {
+        sandbox.write("pdev.yaml", &format!("pdev: 1\napp: bad\nresources:\n  db: {{ uses: {uses} }}\n"));
+    };
+    write("./modules/db@16");
+    sandbox
+        .pdev(&["up"])
+        .fails_with(1)
+        .prints("journey-db")
+        .prints("Installed: 17.4")
+        .prints("15.4")
+        .prints("the package `journey-16`")
+        .prints("write `uses` without a version");
+    write("./modules/db@15");
+    sandbox.pdev(&["up"]).ok();
+    sandbox.pdev(&["down", "--volumes"]).ok();
+    write("./modules/db");
+    sandbox.pdev(&["up"]).ok().prints("`db` uses Journey 17.4");
+}

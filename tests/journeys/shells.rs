@@ -233,7 +233,9 @@ fn processes_have_the_environment_of_the_shell() {
         .collect();
     assert_eq!(keepers.len(), 1);
     crate::sandbox::send_signal(keepers[0], "KILL");
-    assert_eq!(status_of_shell(&sandbox)["process_environment"], "agent");
+    wait_until("the preview is recovered without it", Duration::from_secs(20), || {
+        status_of_shell(&sandbox)["process_environment"] == "agent"
+    });
     pdev_in_shell(&sandbox, None, &["status"]).ok().prints("the environment of the agent");
     pdev_in_shell(&sandbox, None, &["down"]).ok();
     pdev_in_shell(&sandbox, None, &["agent", "stop"]).ok();

@@ -187,13 +187,17 @@ impl<'a> Launcher<'a> {
         }
     }
 
-    fn build_environment(&self, account: Option<&UserAccount>) -> BTreeMap<String, String> {
+    pub(crate) fn build_environment(&self, account: Option<&UserAccount>) -> BTreeMap<String, String> {
         let mut env = self.inherited_env.clone();
         // A module's own commands, such as its initialisation, find the same programs as the unit.
         let folders = self.search_folders();
         if !folders.is_empty() {
             let path = env.get("PATH").map(String::as_str).unwrap_or_default();
-            let all = std::env::split_paths(path).filter(|folder| !folder.as_os_str().is_empty()).chain(folders);
+            let of_user = std::env::split_paths(path).filter(|folder| !folder.as_os_str().is_empty());
+            // The folders of a certain version come first, because the user's path may lead to another one.
+            let is_exact = self.spec.version.as_ref().is_some_and(|version| !version.accept.is_empty());
+            let all: Vec<PathBuf> =
+                if is_exact { folders.into_iter().chain(of_user).collect() } else { of_user.chain(folders).collect() };
             if let Some(joined) = std::env::join_paths(all).ok().and_then(|joined| joined.into_string().ok()) {
                 env.insert("PATH".to_owned(), joined);
             }
@@ -226,7 +230,12 @@ impl<'a> Launcher<'a> {
     }
 
     /// Finds a program like the shell: a name with a slash is a path, any other name is searched on the `PATH`.
-    fn find_program(&self, name: &str, env: &BTreeMap<String, String>, dir: &Path) -> Result<PathBuf, Problem> {
+    pub(crate) fn find_program(
+        &self,
+        name: &str,
+        env: &BTreeMap<String, String>,
+        dir: &Path,
+    ) -> Result<PathBuf, Problem> {
         if name.contains('/') {
             let path = dir.join(name);
             return match fs::metadata(&path) {
@@ -321,7 +330,7 @@ fn is_executable(path: &Path) -> bool {
 
 /// Folders that match a pattern such as `/usr/lib/postgresql/*/bin`. If the star matches versions, the highest is
 /// first.
-fn expand_version_glob(pattern: &str) -> Vec<PathBuf> {
+pub(crate) fn expand_version_glob(pattern: &str) -> Vec<PathBuf> {
     let mut folders = vec![PathBuf::from("/")];
     for part in pattern.split('/').filter(|part| !part.is_empty()) {
         if !part.contains('*') {

@@ -17,6 +17,7 @@ mod port_conflict;
 mod prepare;
 mod record;
 mod units;
+mod version;
 mod wire;
 
 use std::collections::BTreeMap;

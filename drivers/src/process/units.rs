@@ -20,6 +20,7 @@ use super::launch::{Launcher, chown_folder};
 use super::port_conflict::check_ports;
 use super::prepare::recorded_build_identity;
 use super::record::{Durable, PreviewRecord, RecordStore, RecordedState, StopRecord, UnitRecord};
+use super::version::check_version;
 use super::wire::{Event, Reply, Request, SpawnSpec};
 use super::{ProcessDriver, cleanup, kernel, run_blocking};
 use crate::driver::{Locations, Problem, ProblemKind, RuntimeEvent, Scope, StepOutcome};
@@ -42,6 +43,7 @@ impl ProcessDriver {
             return Err(Problem::new(ProblemKind::Refused, message).hint("Use a name such as `SIGTERM` or `SIGINT`."));
         }
         let launcher = Launcher::new(scope, unit, &self.inherited_env)?;
+        let version_note = check_version(&launcher).await?;
         // Only for the check: a missing program or folder is reported before anything is created.
         launcher.build_spawn_spec(&launcher.spec.argv, &launcher.resolve_working_folder()?)?;
         self.initialise_data_folder(scope, &launcher).await?;
@@ -57,7 +59,8 @@ impl ProcessDriver {
         let result =
             records.write_preview(&preview_record(scope)).and_then(|()| records.write_unit(&record, Durable::No));
         result.map_err(|error| record_write_problem(&unit.name, &error))?;
-        Ok(StepOutcome { handle: Some(record.handle), ..StepOutcome::default() })
+        let notes = version_note.into_iter().collect();
+        Ok(StepOutcome { handle: Some(record.handle), notes, ..StepOutcome::default() })
     }
 
     pub(super) async fn start(&self, scope: &Scope, unit: &Unit) -> Result<StepOutcome, Problem> {

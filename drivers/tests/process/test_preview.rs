@@ -239,6 +239,7 @@ pub(crate) fn process_unit(name: &str, argv: Argv) -> Unit {
             files: BTreeMap::new(),
             search_paths: Vec::new(),
             install_hint: None,
+            version: None,
         }),
         ports: BTreeMap::new(),
         routes: Vec::new(),

@@ -149,12 +149,18 @@ const KEYS: &[ModuleKey] = &[
         "Folders to search for its programs in addition to `PATH`. Globs are allowed.",
     ),
     module_key(&["renders", "process"], "install", ValueKind::Text, "What to install if a program is missing."),
+    module_key(
+        &["renders", "process"],
+        "version",
+        ValueKind::Block,
+        "How to find the installed version (`command`), and which major versions are accepted (`accept`, `minimum`).",
+    ),
     module_key(&["deprecated"], "reason", ValueKind::Text, "The reason for the deprecation."),
     module_key(&["deprecated"], "use", ValueKind::Text, "The replacement."),
 ];
 
 /// The names that a template may use, in addition to the module's `let`.
-const TEMPLATE_NAMES: [(&str, &str); 8] = [
+const TEMPLATE_NAMES: [(&str, &str); 9] = [
     ("inputs", "the inputs, with defaults"),
     ("ports", "the ports on which it must listen, by name"),
     ("host", "in outputs: the host of the resource"),
@@ -163,6 +169,7 @@ const TEMPLATE_NAMES: [(&str, &str); 8] = [
     ("app", "the name of the application"),
     ("password", "generated per machine, copy and resource"),
     ("constraint", "the requested version"),
+    ("pinned", "whether `uses` names a version"),
 ];
 
 const TEMPLATE_FILTERS: [(&str, &str); 6] = [
@@ -316,7 +323,7 @@ mod tests {
             ("renders:\n  $0", "docker process"),
             (
                 "renders:\n  docker: { image: \"{{ $0 }}\" }",
-                "inputs ports host port resource app password constraint x",
+                "inputs ports host port resource app password constraint pinned x",
             ),
             ("renders:\n  docker: { image: x$0 }", ""),
             ("# $0", ""),

@@ -205,6 +205,7 @@ fn build_resource_process(
         files: text.files.clone(),
         search_paths: text.search_paths.clone(),
         install_hint: text.install_hint.clone(),
+        version: text.version.clone(),
     };
     BuiltBody { body: spec.into(), volumes: Vec::new(), support: SupportLevel::Paved }
 }

@@ -48,6 +48,7 @@ pub(super) fn build_process(builder: &mut UnitBuilder<'_, '_>, service: &Service
         files: BTreeMap::new(),
         search_paths: Vec::new(),
         install_hint: None,
+        version: None,
     };
     BuiltBody { body: spec.into(), volumes: Vec::new(), support: SupportLevel::Paved }
 }

@@ -65,6 +65,7 @@ pub(crate) fn process(name: &str) -> UnitBuilder {
             files: BTreeMap::new(),
             search_paths: Vec::new(),
             install_hint: None,
+            version: None,
         }),
     )
 }
