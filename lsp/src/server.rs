@@ -67,6 +67,17 @@ impl Server {
         self.state.analysis_worker.run(create).await.ok_or_else(Error::internal_error)
     }
 
+    /// Formatting parses the text twice, so it does not run on the thread of the requests.
+    async fn format(&self, uri: &Uri, range: Option<Range>) -> Result<Option<Vec<TextEdit>>> {
+        let Some(snapshot) = self.snapshot(uri) else { return Ok(None) };
+        let format = move || structure::formatting_edits(&snapshot, range);
+        let (edits, message) = self.state.analysis_worker.run(format).await.ok_or_else(Error::internal_error)?;
+        if let Some(message) = message {
+            self.state.client.show_message(MessageType::INFO, message).await;
+        }
+        Ok(Some(edits))
+    }
+
     fn with_live_context<T>(&self, snapshot: &Snapshot, read: impl FnOnce(&LiveContext<'_>) -> T) -> Option<T> {
         if snapshot.kind != FileKind::Manifest || !snapshot.settings.live.enabled {
             return None;
@@ -365,12 +376,11 @@ impl LanguageServer for Server {
     }
 
     async fn formatting(&self, params: DocumentFormattingParams) -> Result<Option<Vec<TextEdit>>> {
-        Ok(self.snapshot(&params.text_document.uri).map(|snapshot| structure::formatting_edits(&snapshot, None)))
+        self.format(&params.text_document.uri, None).await
     }
 
     async fn range_formatting(&self, params: DocumentRangeFormattingParams) -> Result<Option<Vec<TextEdit>>> {
-        let snapshot = self.snapshot(&params.text_document.uri);
-        Ok(snapshot.map(|snapshot| structure::formatting_edits(&snapshot, Some(params.range))))
+        self.format(&params.text_document.uri, Some(params.range)).await
     }
 
     async fn code_lens(&self, params: CodeLensParams) -> Result<Option<Vec<CodeLens>>> {

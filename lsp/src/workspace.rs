@@ -8,14 +8,15 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use host::clock::now_milliseconds;
-use manifest::FileId;
 use manifest::date::Date;
 use manifest::syntax::{self, Node, ParsedFile};
+use manifest::{FileId, Severity};
 use plan::application::RuntimeKind;
 use plan::check::CheckOptions;
 use plan::load::LoadOptions;
 use tower_lsp::ls_types::{TextDocumentContentChangeEvent, Uri};
 
+use crate::analysis::format::ValidTree;
 use crate::check::{Analysis, AnalysisJob};
 use crate::convert::Encoding;
 use crate::files::{Buffers, FileStamp, read_from_disk};
@@ -104,14 +105,35 @@ impl Snapshot {
     /// The tree of this document. Reuses the tree of the analysis if that is current.
     #[must_use]
     pub fn root(&self) -> Option<&Node> {
-        let checked = self.analysis.as_ref().filter(|analysis| {
-            let is_current = self.job.as_ref().is_some_and(|job| job.generation == analysis.generation);
-            is_current && analysis.manifest_path == self.path
-        });
-        match checked {
+        match self.own_analysis() {
             Some(analysis) => analysis.loaded().root.as_ref(),
             None => self.parsed().root.as_ref(),
         }
+    }
+
+    /// The analysis of this document as a manifest, if it is current.
+    fn own_analysis(&self) -> Option<&Analysis> {
+        self.analysis.as_deref().filter(|analysis| {
+            let is_current = self.job.as_ref().is_some_and(|job| job.generation == analysis.generation);
+            is_current && analysis.manifest_path == self.path
+        })
+    }
+
+    /// The tree and comments of this document, if it has no syntax errors. Like [`Self::root`], it avoids a second
+    /// parse of a long manifest.
+    #[must_use]
+    pub fn valid_tree(&self) -> Option<ValidTree<'_>> {
+        let file = FileId(0);
+        let is_valid = |analysis: &&Analysis| {
+            let mut findings = analysis.diagnostics_in(file);
+            findings.all(|found| found.severity != Severity::Error)
+        };
+        let Some(analysis) = self.own_analysis().filter(is_valid) else {
+            return ValidTree::from_parsed(self.parsed());
+        };
+        let comments = &analysis.loaded().comments;
+        let end = comments.partition_point(|comment| comment.span.file == file);
+        Some(ValidTree { root: analysis.loaded().root.as_ref()?, comments: &comments[..end] })
     }
 
     /// The tree and comments of this text, parsed once for all requests about this version.

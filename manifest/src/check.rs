@@ -374,8 +374,10 @@ impl<'a> Checker<'a> {
             for (name, entry) in needs.iter().filter(|(name, _)| !all.contains_key(name.as_str())) {
                 let (name, path) = (Spanned::new(name.clone(), entry.key), format!("{section}.{unit}.needs"));
                 // Do not suggest a name that would cause another error: a cycle, or a second entry.
-                let is_possible = |other: &&str| !needs.contains_key(*other) && !can_reach(&all, other, unit);
-                self.report_unknown(codes::UNKNOWN_NEED, &name, &path, "unit", all.keys().copied().filter(is_possible));
+                let others = all.keys().copied().filter(|other| other != unit && !needs.contains_key(*other));
+                let cyclic = nearest(&name.value, others.clone()).filter(|near| can_reach(&all, near, unit));
+                let possible = others.filter(|other| Some(*other) != cyclic);
+                self.report_unknown(codes::UNKNOWN_NEED, &name, &path, "unit", possible);
             }
         }
     }

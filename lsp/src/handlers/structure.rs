@@ -5,9 +5,10 @@ use std::path::Path;
 use manifest::{FileId, syntax};
 use tower_lsp::ls_types::*;
 
+use crate::analysis::format::{self, LineEdit, Refusal};
 use crate::analysis::links::{self, LinkTarget};
 use crate::analysis::outline::{self, OutlineKind, Symbol};
-use crate::analysis::{format, on_type, tokens};
+use crate::analysis::{on_type, tokens};
 use crate::check::Analysis;
 use crate::convert::Encoding;
 use crate::text::Text;
@@ -224,17 +225,27 @@ pub fn semantic_tokens(snapshot: &Snapshot, range: Option<Range>) -> SemanticTok
     SemanticTokens { result_id: None, data }
 }
 
-/// The edits of lines in the range, or all.
+/// The edits of lines in the range, or all, and a message for the user about what stays as it is.
 #[must_use]
-pub fn formatting_edits(snapshot: &Snapshot, range: Option<Range>) -> Vec<TextEdit> {
-    let requested =
-        range.map_or(0..snapshot.text.len() + 1, |range| snapshot.encoding.byte_range(&snapshot.text, range));
-    let convert = |edit: format::LineEdit| TextEdit {
-        range: snapshot.encoding.range(&snapshot.text, edit.range),
-        new_text: edit.text,
+pub fn formatting_edits(snapshot: &Snapshot, range: Option<Range>) -> (Vec<TextEdit>, Option<&'static str>) {
+    let requested = range.map(|range| snapshot.encoding.byte_range(&snapshot.text, range));
+    let formatting = match format::format(&snapshot.text, snapshot.valid_tree(), requested) {
+        Ok(formatting) => formatting,
+        // The diagnostics show the error. A message would repeat it after each save.
+        Err(Refusal::HasErrors) => return (Vec::new(), None),
+        Err(Refusal::ChangesMeaning) => {
+            let message = "pdev did not format this file, because the result would have another meaning. Please report \
+                           this as a bug of pdev.";
+            return (Vec::new(), Some(message));
+        }
     };
-    let edits = format::format(&snapshot.text).into_iter();
-    edits.filter(|edit| edit.range.start <= requested.end && requested.start <= edit.range.end).map(convert).collect()
+    let convert =
+        |edit: LineEdit| TextEdit { range: snapshot.encoding.range(&snapshot.text, edit.range), new_text: edit.text };
+    let message = formatting.is_indentation_unchanged.then_some(
+        "pdev did not change the indentation of the selection, because it depends on the lines around it. Format the \
+         whole file instead.",
+    );
+    (format::limit_edits(&snapshot.text, formatting.edits).into_iter().map(convert).collect(), message)
 }
 
 /// The indentation after a typed line break or dash.

@@ -183,6 +183,85 @@ async fn formatting_a_second_time_changes_nothing() {
     }
 }
 
+/// The manifest with five spaces per level instead of two.
+fn with_wide_indentation(text: &str) -> String {
+    let widen = |line: &str| {
+        let spaces = line.len() - line.trim_start_matches(' ').len();
+        format!("{}{}", " ".repeat(spaces / 2 * 5 + spaces % 2), &line[spaces..])
+    };
+    text.split_inclusive('\n').map(widen).collect()
+}
+
+#[tokio::test]
+async fn formatting_of_each_range_keeps_tree_comments_and_anchors() {
+    let mut editor = Editor::start(pull_capabilities()).await;
+    editor.open("pdev.yaml", "").await;
+    let uri = editor.uri("pdev.yaml");
+    let mut version = 1;
+    let manifests = corpus().into_iter().filter(|(name, _)| !name.starts_with("PD"));
+    let all = manifests.flat_map(|(name, text)| [(name.clone(), with_wide_indentation(&text)), (name, text)]);
+    for (name, text) in all {
+        version += 1;
+        editor.replace("pdev.yaml", version, &text).await;
+        let count = text.lines().count();
+        for first in 0..count {
+            for last in [first + 1, first + 3, first + 9] {
+                let range = json!({
+                    "start": { "line": first, "character": 0 }, "end": { "line": last.min(count), "character": 0 }
+                });
+                let params = json!({
+                    "textDocument": { "uri": uri }, "range": range, "options": { "tabSize": 2, "insertSpaces": true }
+                });
+                let edits = editor.request("textDocument/rangeFormatting", params).await;
+                let edits = edits.as_array().unwrap();
+                let lines: Vec<u64> =
+                    edits.iter().map(|edit| edit["range"]["start"]["line"].as_u64().unwrap()).collect();
+                let is_selected = |line: &u64| (first as u64..last as u64).contains(line);
+                assert!(lines.iter().all(is_selected), "{name} {first}..{last}: {edits:?}");
+                let changed = crate::editor::apply_edits(&text, edits);
+                let case = format!("{name} {first}..{last}:\n{changed}");
+                let comments_and_keys = |text: &str| {
+                    let parsed = manifest::syntax::parse(text, manifest::FileId(0));
+                    let comments: Vec<String> = parsed.comments.iter().map(|comment| comment.text.clone()).collect();
+                    (parsed.diagnostics.len(), comments, parsed.root.map(|root| outline(&root)))
+                };
+                assert_eq!(comments_and_keys(&changed), comments_and_keys(&text), "{case}");
+                let visible = |text: &str| text.split_whitespace().collect::<String>();
+                assert_eq!(visible(&changed), visible(&text), "{case}");
+            }
+        }
+    }
+}
+
+/// The tree without positions.
+fn outline(node: &manifest::syntax::Node) -> String {
+    use manifest::syntax::Kind;
+    match &node.kind {
+        Kind::Scalar(scalar) => format!("{scalar:?}"),
+        Kind::List(items) => format!("[{}]", items.iter().map(outline).collect::<Vec<_>>().join(",")),
+        Kind::Map(pairs) => {
+            let pair = |pair: &manifest::syntax::Pair| format!("{}={}", pair.key.value, outline(&pair.value));
+            format!("{{{}}}", pairs.iter().map(pair).collect::<Vec<_>>().join(","))
+        }
+    }
+}
+
+#[tokio::test]
+async fn unchanged_indentation_of_a_range_is_explained() {
+    let mut editor = Editor::start(pull_capabilities()).await;
+    let text = "pdev: 1\napp: a\nservices:\n     web:\n          image: \"w:1\"\n          env: {A: b}\n";
+    editor.open("pdev.yaml", text).await;
+    let uri = editor.uri("pdev.yaml");
+    // Lines of two levels, of which the upper one has other lines below.
+    let range = json!({ "start": { "line": 3, "character": 0 }, "end": { "line": 5, "character": 0 } });
+    let options = json!({ "tabSize": 2, "insertSpaces": true });
+    let params = json!({ "textDocument": { "uri": uri }, "range": range, "options": options });
+    let edits = editor.request("textDocument/rangeFormatting", params).await;
+    assert_eq!(edits, json!([]));
+    let shown = editor.next_message("window/showMessage").await;
+    assert!(shown["message"].as_str().unwrap().contains("Format the whole file"), "{shown}");
+}
+
 #[tokio::test]
 async fn requests_succeed_for_every_manifest_prefix() {
     let mut editor = Editor::start(pull_capabilities()).await;
