@@ -102,15 +102,18 @@ impl Analysis {
     /// the time budget of a hover.
     #[must_use]
     pub fn resolve_unit(&self, unit: &str) -> Option<ResolvedApplication> {
-        let loaded = self.loaded();
-        loaded.is_usable().then(|| plan::check::resolve_unit_without_agent(loaded, &self.options, self.runtime(), unit))
+        self.resolve_known_values(Some(unit))
     }
 
     /// Resolves all units. Returns `None` if the manifest has errors.
     #[must_use]
     pub fn resolve_application(&self) -> Option<ResolvedApplication> {
+        self.resolve_known_values(None)
+    }
+
+    fn resolve_known_values(&self, unit: Option<&str>) -> Option<ResolvedApplication> {
         let loaded = self.loaded();
-        loaded.is_usable().then(|| plan::check::resolve_without_agent(loaded, &self.options, self.runtime()))
+        loaded.is_usable().then(|| plan::check::resolve_known_values(loaded, &self.options, self.runtime(), unit))
     }
 
     /// The environment variables for `${env.X}`.

@@ -149,15 +149,42 @@ pub fn resolve_without_agent(
     resolve(loaded, &inputs_without_agent(loaded, options, runtime))
 }
 
-/// Like [`resolve_without_agent`], for one unit (`services.api`). Hover needs it: it is fast even in a long manifest.
+/// Like [`resolve_without_agent`], to show it to the user: what only `up` decides reads [`CHOSEN_AT_UP`]. To find it,
+/// this resolves twice with different placeholder values. `unit` (`services.api`) limits it to one unit, which is fast
+/// even in a long manifest; hover needs that.
+///
+/// [`CHOSEN_AT_UP`]: crate::origin::CHOSEN_AT_UP
 #[must_use]
-pub fn resolve_unit_without_agent(
+pub fn resolve_known_values(
     loaded: &LoadedManifest,
     options: &CheckOptions,
     runtime: RuntimeKind,
-    unit: &str,
+    unit: Option<&str>,
 ) -> ResolvedApplication {
-    resolve_selected(loaded, &inputs_without_agent(loaded, options, runtime), &|path| path == unit)
+    let is_selected = |path: &str| unit.is_none_or(|unit| path == unit);
+    let mut resolved = resolve_selected(loaded, &inputs_without_agent(loaded, options, runtime), &is_selected);
+    let other = resolve_selected(loaded, &other_inputs_without_agent(loaded, options, runtime), &is_selected);
+    resolved.origins = resolved.origins.without_differences(&other.origins);
+    resolved
+}
+
+/// Placeholder values of which none begins or ends like that of [`inputs_without_agent`].
+fn other_inputs_without_agent(loaded: &LoadedManifest, options: &CheckOptions, runtime: RuntimeKind) -> ResolveInputs {
+    let mut inputs = inputs_without_agent(loaded, options, runtime);
+    let fixed: HashSet<_> = required_ports(loaded, runtime)
+        .into_iter()
+        .filter(|request| request.fixed.is_some())
+        .map(|request| (request.unit, request.port))
+        .collect();
+    let free_ports = inputs.ports.iter_mut().filter(|(name, _)| !fixed.contains(*name));
+    free_ports.for_each(|(_, port)| *port += 21_111);
+    inputs.preview.id = PreviewId("other".to_owned());
+    inputs.preview.branch = "work".to_owned();
+    inputs.proxy_port = 10_971;
+    inputs.git = Git { branch: Some("work".to_owned()), commit: Some("1".repeat(40)) };
+    inputs.secrets_folder = "secrets:".to_owned();
+    inputs.password_seed = "other".to_owned();
+    inputs
 }
 
 /// Inputs with placeholder values for everything that only the agent can assign, such as ports.

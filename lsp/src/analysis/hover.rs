@@ -6,6 +6,7 @@ use manifest::syntax::Node;
 use manifest::template::{self, Reference, Scope};
 use manifest::{Files, Span};
 use plan::explain::{ExplainResult, Explanation, describe_origin, explain};
+use plan::origin::CHOSEN_AT_UP;
 use plan::{LoadedManifest, Origin, ResolvedApplication};
 
 use super::language;
@@ -100,7 +101,9 @@ fn describe_reference(context: &HoverContext<'_>, reference: &Reference) -> Stri
     text
 }
 
-fn scope_name(scope: Scope) -> &'static str {
+/// The first part of a placeholder, such as `services`.
+#[must_use]
+pub fn scope_name(scope: Scope) -> &'static str {
     Scope::ALL.iter().find(|(_, candidate)| *candidate == scope).map_or("", |(name, _)| name)
 }
 
@@ -212,8 +215,8 @@ fn describe_effective_values(context: &HoverContext<'_>, path: &str, fields_max:
         ExplainResult::Subtree(fields) => fields,
         ExplainResult::Unknown { .. } => return String::new(),
     };
-    // Values that the user has set come before defaults.
-    all.sort_by_key(is_default);
+    // Values that the user has set come before defaults, and those before unknown ones.
+    all.sort_by_key(|field| (field.value == CHOSEN_AT_UP, is_default(field)));
     let mut text = String::from("\n\n---\n");
     for field in all.iter().take(fields_max) {
         text.push_str(&value_line(field, path, context));
@@ -237,6 +240,9 @@ fn is_default(field: &Explanation) -> bool {
 fn value_line(field: &Explanation, path: &str, context: &HoverContext<'_>) -> String {
     let name = field.path.strip_prefix(path).unwrap_or(&field.path).trim_start_matches('.');
     let name = if name.is_empty() { String::new() } else { format!("`{name}` ") };
+    if field.value == CHOSEN_AT_UP {
+        return format!("\n- {name}{CHOSEN_AT_UP}");
+    }
     let is_hidden = is_secret_path(&field.path) && !is_default(field);
     let value = if is_hidden { "(not shown)".to_owned() } else { short_value(&field.value) };
     let origins: Vec<String> =

@@ -22,7 +22,10 @@ pub fn hover_response(
         files: &analysis.buffers,
     };
     let mut result = hover(&context, snapshot.encoding.offset(&snapshot.text, position))?;
-    result.text.extend(live.map(|live| format!("\n\n---\n\n{live}")));
+    // The running values come first: they are facts, and the text below may be long.
+    if let Some(live) = live {
+        result.text = format!("{live}\n\n---\n\n{}", result.text);
+    }
     let kind = if markdown { MarkupKind::Markdown } else { MarkupKind::PlainText };
     Some(Hover {
         contents: HoverContents::Markup(MarkupContent { kind, value: result.text }),

@@ -11,7 +11,8 @@ use tower_lsp::ls_types::*;
 
 use super::code_actions::RequestedKinds;
 use super::identities;
-use crate::analysis::references;
+use crate::analysis::hover::{reference_at, scope_name};
+use crate::analysis::{references, tree};
 use crate::check::Analysis;
 use crate::client_capabilities::{ClientCapabilities, ClientCommand};
 use crate::commands::Command as ServerCommand;
@@ -263,18 +264,46 @@ impl LiveContext<'_> {
         values
     }
 
+    /// The value of the running preview for the placeholder or the ports under the cursor.
+    fn running_value_at(&self, position: Position) -> Option<String> {
+        let preview = self.preview().filter(|preview| preview.state != PreviewState::Down)?;
+        let offset = self.snapshot.encoding.offset(&self.snapshot.text, position);
+        let node_path = tree::path_at(self.snapshot.root()?, offset);
+        if let Some(node) = node_path.node().filter(|node| !node_path.is_on_key && node.as_scalar().is_some()) {
+            let reference = reference_at(self.snapshot.text.as_str(), node.span, offset);
+            let value = reference.and_then(|reference| {
+                let scope = scope_name(reference.scope);
+                self.running_values().remove(&format!("{scope}.{}", reference.path.join(".")))
+            });
+            if let Some(value) = value {
+                return Some(format!("**now**: `{value}`"));
+            }
+        }
+        let segments = node_path.segments();
+        let [section, name, key, rest @ ..] = segments.as_slice() else { return None };
+        if !["services", "jobs", "resources"].contains(&section.as_str()) || !["port", "ports"].contains(&key.as_str())
+        {
+            return None;
+        }
+        let unit = preview.units.iter().find(|unit| unit.name == *name)?;
+        let port = rest.first().filter(|_| key == "ports");
+        let ports = unit.ports.iter().filter(|(name, _)| port.is_none_or(|port| port == *name));
+        let lines: Vec<String> = ports.map(|(name, number)| format!("port {name}: 127.0.0.1:{number}")).collect();
+        (!lines.is_empty()).then(|| format!("**now**: {}", lines.join("  \n")))
+    }
+
     /// The unit whose name is at this position, with the id of its preview.
     #[must_use]
     pub fn unit_at(&self, position: Position) -> Option<log_tail::UnitKey> {
         let offset = self.snapshot.encoding.offset(&self.snapshot.text, position);
-        let unit = self.units().into_iter().find(|unit| crate::analysis::tree::touches(unit.span, offset))?;
+        let unit = self.units().into_iter().find(|unit| tree::touches(unit.span, offset))?;
         Some((self.preview()?.preview.id.clone(), unit.name))
     }
 
     /// The live part of the hover on a unit's name: state, age, problems and the last log lines.
     #[must_use]
     pub fn hover(&self, position: Position, now: i64) -> Option<String> {
-        let key = self.unit_at(position)?;
+        let Some(key) = self.unit_at(position) else { return self.running_value_at(position) };
         let preview = self.preview()?;
         let status = preview.units.iter().find(|status| status.name == key.1)?;
         let mut text = format!("**now**: {}", status_details(status).replace('\n', "  \n"));

@@ -272,3 +272,28 @@ async fn completion_offers_local_files_and_environment_overrides() {
         }
     }
 }
+
+#[tokio::test]
+async fn hover_states_no_values_that_only_up_decides() {
+    let text = "pdev: 1\napp: shop\nservices:\n  web:\n    image: \"w:1\"\n    ports: { http: 80, fixed: { port: 81, host: 9999 } }\n    \
+                command: [serve, \"${services.api.url}\", \"${preview.branch}\"]\n  api:\n    runtime: process\n    \
+                process: { command: [api] }\n    port: 81\n";
+    let mut editor = Editor::start(push_capabilities()).await;
+    editor.open("pdev.yaml", text).await;
+    let uri = editor.uri("pdev.yaml");
+    let mut shown = String::new();
+    for (line, character) in [(3, 3), (5, 6), (5, 13), (5, 24), (7, 3), (10, 5)] {
+        let position = json!({ "line": line, "character": character });
+        let params = json!({ "textDocument": { "uri": uri }, "position": position });
+        let hover = editor.request("textDocument/hover", params).await;
+        shown.push_str(hover["contents"]["value"].as_str().unwrap_or_default());
+    }
+    let run = json!({ "command": "pdev.render", "arguments": [{ "uri": uri }] });
+    shown.push_str(editor.request("workspace/executeCommand", run).await.as_str().unwrap());
+    assert!(shown.contains("services.web.ports.http.host: chosen at up"), "{shown}");
+    assert!(shown.contains("`9999` – pdev.yaml:6"), "{shown}");
+    assert!(shown.contains("http://api.(chosen at up)"), "{shown}");
+    for invented in ["2000", "4111", "8642", ":10971", "main.shop", "work.shop", "/run/pdev/secrets"] {
+        assert!(!shown.contains(invented), "{invented}: {shown}");
+    }
+}

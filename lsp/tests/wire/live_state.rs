@@ -202,10 +202,16 @@ async fn lenses_hints_and_hover_show_unit_state() {
     params["position"] = json!({ "line": 3, "character": 3 });
     let hover = fixture.editor.request("textDocument/hover", params).await;
     let markdown = hover["contents"]["value"].as_str().unwrap();
+    // The running state comes before the static text.
     assert!(
-        markdown.contains("**now**: service ready as docker") && markdown.contains(" d ago, ready after 250 ms"),
+        markdown.starts_with("**now**: service ready as docker") && markdown.contains(" d ago, ready after 250 ms"),
         "{hover}"
     );
+    let mut params = fixture.document_params();
+    params["position"] = json!({ "line": 7, "character": 24 });
+    let hover = fixture.editor.request("textDocument/hover", params).await;
+    let on_port = hover["contents"]["value"].as_str().unwrap();
+    assert!(on_port.starts_with("**now**: port main: 127.0.0.1:40001\n\n---\n\n**port**"), "{on_port}");
     // The first hover only requests the log lines. A later one shows them.
     let mut markdown = markdown.to_owned();
     for _ in 0..2000 {
