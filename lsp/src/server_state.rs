@@ -294,7 +294,7 @@ impl ServerState {
     pub fn all_diagnostics(&self, path: &Path) -> Vec<lsp::Diagnostic> {
         let environment = self.environment();
         let workspace = self.workspace();
-        let mut all = static_diagnostics(&workspace, path);
+        let mut all = static_diagnostics(&workspace, path, workspace.advice_display(path));
         if workspace.settings.live.enabled && workspace.settings.live.diagnostics {
             for analysis in workspace.analyses() {
                 let Some(file) = analysis.file_id(path) else { continue };
@@ -310,12 +310,16 @@ impl ServerState {
 
 /// The static diagnostics of a file, from each manifest that reads it.
 #[must_use]
-pub fn static_diagnostics(workspace: &Workspace, path: &Path) -> Vec<lsp::Diagnostic> {
+pub fn static_diagnostics(
+    workspace: &Workspace,
+    path: &Path,
+    advice_display: diagnostics::AdviceDisplay,
+) -> Vec<lsp::Diagnostic> {
     let (encoding, settings) = (workspace.encoding, &workspace.settings);
     let mut all: Vec<lsp::Diagnostic> = Vec::new();
     for analysis in workspace.analyses() {
         let Some(file) = analysis.file_id(path) else { continue };
-        for diagnostic in diagnostics::file_diagnostics(analysis, file, encoding, settings) {
+        for diagnostic in diagnostics::file_diagnostics(analysis, file, encoding, settings, advice_display) {
             if !all.contains(&diagnostic) {
                 all.push(diagnostic);
             }

@@ -19,6 +19,7 @@ use tower_lsp::ls_types::{TextDocumentContentChangeEvent, Uri};
 use crate::analysis::format::ValidTree;
 use crate::check::{Analysis, AnalysisJob};
 use crate::convert::Encoding;
+use crate::convert::diagnostics::AdviceDisplay;
 use crate::files::{Buffers, FileStamp, read_from_disk};
 use crate::settings::Settings;
 use crate::text::Text;
@@ -58,6 +59,8 @@ pub struct Workspace {
     /// The live state has changed since the last publication, but no file has.
     needs_republish: bool,
     live_generation: u64,
+    /// Open files that show each piece of advice.
+    files_with_advice: BTreeSet<PathBuf>,
 }
 
 #[derive(Debug)]
@@ -92,6 +95,7 @@ pub struct Snapshot {
     pub text: Text,
     pub encoding: Encoding,
     pub settings: Settings,
+    pub advice_display: AdviceDisplay,
     /// The newest analysis of its manifest, which may be of an earlier text.
     pub analysis: Option<Arc<Analysis>>,
     /// The job that would bring `analysis` up to date. `None` for files without a manifest.
@@ -224,7 +228,21 @@ impl Workspace {
             self.pending_standalone.insert(path.to_owned());
         }
         self.manifests.remove(path);
+        self.files_with_advice.remove(path);
         self.invalidate(path);
+    }
+
+    #[must_use]
+    pub fn advice_display(&self, path: &Path) -> AdviceDisplay {
+        if self.files_with_advice.contains(path) { AdviceDisplay::All } else { AdviceDisplay::Summary }
+    }
+
+    /// Shows the advice of a file, or only their number again.
+    pub fn toggle_advice(&mut self, path: &Path) {
+        if !self.files_with_advice.remove(path) {
+            self.files_with_advice.insert(path.to_owned());
+        }
+        self.request_republish();
     }
 
     /// Handles a change of a file by another program. Returns whether a manifest or standalone file is affected.
@@ -367,6 +385,7 @@ impl Workspace {
             text: document.text().clone(),
             encoding: self.encoding,
             settings: self.settings.clone(),
+            advice_display: self.advice_display(path),
             analysis: root.and_then(|root| self.manifests[root].latest_analysis.clone()),
             job: root.and_then(|root| self.job(root)),
             sibling_files: document.kind.is_standalone().then(|| self.buffers(path)).flatten(),

@@ -19,11 +19,12 @@ pub enum Command {
     Apply,
     Agent,
     Report,
+    Advice,
 }
 
 impl Command {
     /// In the order of the server's capabilities.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::Up,
         Self::Stop,
         Self::Restart,
@@ -40,6 +41,7 @@ impl Command {
         Self::Apply,
         Self::Agent,
         Self::Report,
+        Self::Advice,
     ];
 
     /// The name on the wire.
@@ -62,6 +64,7 @@ impl Command {
             Self::Apply => "pdev.apply",
             Self::Agent => "pdev.agent",
             Self::Report => "pdev.report",
+            Self::Advice => "pdev.advice",
         }
     }
 

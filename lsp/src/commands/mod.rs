@@ -26,6 +26,7 @@ use tower_lsp::ls_types::{ExecuteCommandParams, Uri};
 pub use self::command::Command;
 use self::operation::Operation;
 use crate::check::Analysis;
+use crate::convert::diagnostics::AdviceDisplay;
 use crate::server_state::{ServerState, static_diagnostics, uri_to_path};
 
 /// The argument that all commands share. Every field is optional.
@@ -109,7 +110,12 @@ pub async fn run(state: &Arc<ServerState>, params: ExecuteCommandParams) -> Resu
         Command::Check => {
             let root = root()?;
             drop(current_analysis(state, &root).await?);
-            Ok(Some(json!(static_diagnostics(&state.workspace(), &root))))
+            Ok(Some(json!(static_diagnostics(&state.workspace(), &root, AdviceDisplay::All))))
+        }
+        Command::Advice => {
+            state.workspace().toggle_advice(&root()?);
+            state.mark_client_stale();
+            Ok(None)
         }
         Command::Waive => manifest_edits::waive(state, &*current_analysis(state, &root()?).await?, &argument).map(Some),
         Command::Keep => manifest_edits::move_to_vault(state, &root()?, &argument).await.map(Some),

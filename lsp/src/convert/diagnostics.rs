@@ -28,18 +28,72 @@ pub fn set_pages_folder(folder: PathBuf) {
     drop(PAGES_FOLDER.set(folder));
 }
 
-/// All diagnostics of one file, with the severities of the user's settings.
+/// The code of the hint that counts the advice of a file.
+pub const ADVICE: &str = "advice";
+
+/// How to show advice. Nearly every service has some, so a long manifest has hundreds of hints.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum AdviceDisplay {
+    /// One hint per file, which counts them.
+    #[default]
+    Summary,
+    All,
+}
+
+/// The diagnostics of one file, with the severities of the user's settings.
 #[must_use]
 pub fn file_diagnostics(
     analysis: &Analysis,
     file: FileId,
     encoding: Encoding,
     settings: &Settings,
+    advice_display: AdviceDisplay,
 ) -> Vec<lsp::Diagnostic> {
-    analysis
-        .diagnostics_in(file)
-        .filter_map(|diagnostic| to_lsp_diagnostic(analysis, diagnostic, encoding, settings))
-        .collect()
+    let hidden = hidden_advice(analysis, file, settings, advice_display);
+    let summary = advice_summary(analysis, &hidden, encoding);
+    let is_shown = |diagnostic: &&Diagnostic| hidden.is_empty() || !is_advice(diagnostic, settings);
+    let shown = analysis.diagnostics_in(file).filter(is_shown);
+    shown.filter_map(|diagnostic| to_lsp_diagnostic(analysis, diagnostic, encoding, settings)).chain(summary).collect()
+}
+
+/// The advice that the summary replaces. A single one is shown as it is.
+#[must_use]
+pub fn hidden_advice<'a>(
+    analysis: &'a Analysis,
+    file: FileId,
+    settings: &Settings,
+    advice_display: AdviceDisplay,
+) -> Vec<&'a Diagnostic> {
+    if advice_display == AdviceDisplay::All {
+        return Vec::new();
+    }
+    let advice: Vec<&Diagnostic> =
+        analysis.diagnostics_in(file).filter(|diagnostic| is_advice(diagnostic, settings)).collect();
+    if advice.len() > 1 { advice } else { Vec::new() }
+}
+
+/// Advice for which the user has chosen no severity. Deprecated and unused parts are always shown.
+#[must_use]
+pub fn is_advice(diagnostic: &Diagnostic, settings: &Settings) -> bool {
+    diagnostic.severity == Severity::Info
+        && !settings.codes.contains_key(diagnostic.code.0)
+        && tags(diagnostic.code).is_none()
+}
+
+/// The hint at the first hidden advice.
+fn advice_summary(analysis: &Analysis, hidden: &[&Diagnostic], encoding: Encoding) -> Option<lsp::Diagnostic> {
+    let first = hidden.iter().min_by_key(|diagnostic| diagnostic.span.start)?;
+    let range = encoding.range(analysis.text(first.span.file)?, first.span.range());
+    let message = format!("{} suggestions for this file. The action *Show advice* lists them.", hidden.len());
+    Some(lsp::Diagnostic {
+        range,
+        severity: Some(DiagnosticSeverity::HINT),
+        code: Some(NumberOrString::String(ADVICE.to_owned())),
+        source: Some(SOURCE.to_owned()),
+        message,
+        data: Some(json!({ "path": "", "start": first.span.start, "end": first.span.end, "fixes": [] })),
+        ..lsp::Diagnostic::default()
+    })
 }
 
 #[must_use]

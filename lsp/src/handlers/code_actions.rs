@@ -11,7 +11,8 @@ use crate::analysis::{organise, refactors};
 use crate::check::Analysis;
 use crate::client_capabilities::ClientCapabilities;
 use crate::commands::Command as ServerCommand;
-use crate::convert::{diagnostics, edits};
+use crate::convert::diagnostics::{self, AdviceDisplay};
+use crate::convert::edits;
 use crate::edit_check;
 use crate::workspace::Snapshot;
 
@@ -33,6 +34,7 @@ pub fn code_action_response(
     let mut answer = Vec::new();
     if requested.includes(&CodeActionKind::QUICKFIX) {
         answer.extend(quick_fixes(snapshot, analysis, file, &range, &params.context.diagnostics));
+        answer.extend(advice_action(snapshot, analysis, file, &range));
     }
     // Kate requests the fixes of one diagnostic with the range of the file, and applies all actions that it gets.
     let is_whole_file = range.start == 0 && range.end + 1 >= text.len();
@@ -93,6 +95,36 @@ fn quick_fixes(
         .collect()
 }
 
+/// Shows all advice of the file, on the hint that counts it, or hides it again.
+fn advice_action(
+    snapshot: &Snapshot,
+    analysis: &Analysis,
+    file: FileId,
+    range: &std::ops::Range<usize>,
+) -> Option<CodeActionOrCommand> {
+    let hidden = diagnostics::hidden_advice(analysis, file, &snapshot.settings, AdviceDisplay::Summary);
+    let title = match snapshot.advice_display {
+        AdviceDisplay::Summary => {
+            let first = hidden.iter().min_by_key(|diagnostic| diagnostic.span.start)?;
+            overlaps(first.span, range).then_some("Show advice")?
+        }
+        AdviceDisplay::All => {
+            hidden.iter().any(|diagnostic| overlaps(diagnostic.span, range)).then_some("Hide advice")?
+        }
+    };
+    let command = Command {
+        title: title.to_owned(),
+        command: ServerCommand::Advice.id().to_owned(),
+        arguments: Some(vec![json!({ "uri": snapshot.uri })]),
+    };
+    Some(CodeActionOrCommand::CodeAction(CodeAction {
+        title: title.to_owned(),
+        kind: Some(CodeActionKind::QUICKFIX),
+        command: Some(command),
+        ..CodeAction::default()
+    }))
+}
+
 /// The diagnostics of the range. If the client names some of them, only those.
 fn requested_diagnostics<'a>(
     snapshot: &Snapshot,
@@ -101,7 +133,11 @@ fn requested_diagnostics<'a>(
     range: &std::ops::Range<usize>,
     named: &[tower_lsp::ls_types::Diagnostic],
 ) -> Vec<(&'a Diagnostic, Option<tower_lsp::ls_types::Diagnostic>)> {
-    let in_range = analysis.diagnostics_in(file).filter(|diagnostic| overlaps(diagnostic.span, range));
+    let hidden = diagnostics::hidden_advice(analysis, file, &snapshot.settings, snapshot.advice_display);
+    let is_hidden =
+        |diagnostic: &Diagnostic| !hidden.is_empty() && diagnostics::is_advice(diagnostic, &snapshot.settings);
+    let in_range =
+        analysis.diagnostics_in(file).filter(|diagnostic| overlaps(diagnostic.span, range) && !is_hidden(diagnostic));
     let mut all: Vec<_> = in_range
         .map(|diagnostic| {
             (diagnostic, diagnostics::to_lsp_diagnostic(analysis, diagnostic, snapshot.encoding, &snapshot.settings))

@@ -44,6 +44,7 @@ async fn server_reports_same_diagnostics_as_check_command() {
     let all = corpus();
     assert!(all.len() > 60, "{}", all.len());
     editor.open("pdev.yaml", "").await;
+    editor.show_advice("pdev.yaml").await;
     for (name, text) in all {
         version += 1;
         editor.replace("pdev.yaml", version, &text).await;

@@ -186,3 +186,31 @@ async fn settings_disable_code_and_select_environment() {
 async fn server_stops_when_client_disconnects() {
     assert!(!Editor::start(push_capabilities()).await.disconnect().await);
 }
+
+#[tokio::test]
+async fn advice_is_one_hint_until_it_is_requested() {
+    let mut editor = Editor::start(push_capabilities()).await;
+    let services: String = (0..40).map(|n| format!("  s{n}: {{ image: \"w:1\", port: 80 }}\n")).collect();
+    let text = format!("pdev: 1\napp: shop\nservices:\n{services}  bad: {{ image: \"w:latest\", port: 80 }}\n");
+    editor.open("pdev.yaml", &text).await;
+    let found = editor.published_diagnostics("pdev.yaml", 1).await;
+    let hints: Vec<&Value> = found.iter().filter(|found| found["severity"] == 4).collect();
+    assert_eq!(hints.len(), 1, "{found:?}");
+    assert!(hints[0]["message"].as_str().unwrap().contains("suggestions"), "{hints:?}");
+    // Warnings are shown as they are.
+    assert!(found.iter().any(|found| found["code"] == "PD011"), "{found:?}");
+    let uri = editor.uri("pdev.yaml");
+    let mut shown_counts = Vec::new();
+    for title in ["Show advice", "Hide advice"] {
+        let params = json!({
+            "textDocument": { "uri": uri }, "range": hints[0]["range"], "context": { "diagnostics": [], "only": ["quickfix"] }
+        });
+        let actions = editor.request("textDocument/codeAction", params).await;
+        let action = actions.as_array().unwrap().iter().find(|action| action["title"] == title).unwrap();
+        let run = json!({ "command": action["command"]["command"], "arguments": action["command"]["arguments"] });
+        editor.request("workspace/executeCommand", run).await;
+        let found = editor.published_diagnostics("pdev.yaml", 1).await;
+        shown_counts.push(found.iter().filter(|found| found["severity"] == 4).count());
+    }
+    assert!(shown_counts[0] > 40 && shown_counts[1] == 1, "{shown_counts:?}");
+}

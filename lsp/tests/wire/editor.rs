@@ -201,6 +201,12 @@ impl Editor {
         self.request("textDocument/diagnostic", json!({ "textDocument": { "uri": uri } })).await
     }
 
+    /// Toggles between a count of the advice and each piece of it.
+    pub async fn show_advice(&mut self, name: &str) {
+        let argument = json!({ "uri": self.uri(name) });
+        self.request("workspace/executeCommand", json!({ "command": "pdev.advice", "arguments": [argument] })).await;
+    }
+
     /// Shuts the server down and returns the result of `serve`.
     pub async fn stop(mut self) -> bool {
         self.request("shutdown", Value::Null).await;
