@@ -18,6 +18,7 @@ pub mod locations;
 pub mod peer;
 mod pidfd;
 pub mod preview;
+mod preview_programs;
 pub mod probe;
 pub mod proxy;
 pub mod published_status;

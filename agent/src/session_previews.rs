@@ -86,17 +86,25 @@ fn session_via_preview(shared: &Shared, pid: i32) -> Option<Session> {
 /// Whether these cgroups are of one of the preview's containers. A container can reach the agent if its manifest mounts
 /// the agent's socket. Engines name a container's cgroups after its id.
 fn is_container_of_preview(shared: &Shared, id: &PreviewId, cgroups: &str) -> bool {
+    unit_of_container(shared, id, cgroups).is_some()
+}
+
+/// The unit of the preview whose container has one of these cgroups.
+#[must_use]
+pub fn unit_of_container(shared: &Shared, id: &PreviewId, cgroups: &str) -> Option<String> {
     let units = shared.preview_handle(id).map(|handle| handle.published.status().units).unwrap_or_default();
-    units.iter().any(|unit| {
+    let found = units.into_iter().find(|unit| {
         let is_in_cgroups =
             RuntimeKind::parse(&unit.runtime).is_ok_and(|runtime| runtime.capabilities().handle_is_in_cgroups);
         // A handle shorter than Docker's short ids (12 characters) could match by accident.
         is_in_cgroups && unit.handle.as_deref().is_some_and(|handle| handle.len() > 11 && cgroups.contains(handle))
-    })
+    });
+    found.map(|unit| unit.name)
 }
 
 /// The preview of a keeper process. A process that only pretends to be a keeper gains nothing: this can only restrict.
-fn preview_of_keeper(pid: i32) -> Option<PreviewId> {
+#[must_use]
+pub fn preview_of_keeper(pid: i32) -> Option<PreviewId> {
     Some(PreviewId(keeper_folder(pid)?.file_name()?.to_str()?.to_owned()))
 }
 

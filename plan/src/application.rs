@@ -165,6 +165,20 @@ impl Body {
         self.as_container().map(|container| container.volumes.as_slice()).unwrap_or_default()
     }
 
+    /// The paths of this machine that a container mounts; relative ones start at the manifest's folder.
+    #[must_use]
+    pub fn mount_sources(&self) -> Vec<String> {
+        let Some(container) = self.as_container() else { return Vec::new() };
+        let host_config = &container.create_body["HostConfig"];
+        let binds = host_config["Binds"].as_array().into_iter().flatten().filter_map(serde_json::Value::as_str);
+        let sources = binds.filter_map(|bind| bind.split_once(':')).map(|(source, _)| source);
+        // A plain word is a volume's name.
+        let paths = sources.filter(|source| source.starts_with('/') || is_project_source(source));
+        let mounts = host_config["Mounts"].as_array().into_iter().flatten();
+        let typed = mounts.filter(|mount| mount["Type"] == "bind").filter_map(|mount| mount["Source"].as_str());
+        paths.chain(typed).map(str::to_owned).collect()
+    }
+
     /// Whether a container mounts a folder or file of the project. Its engine stores the absolute path.
     #[must_use]
     pub fn has_project_mounts(&self) -> bool {

@@ -29,6 +29,7 @@ mod memory;
 mod mfa_codes;
 mod moves;
 mod outbound_proxy;
+mod preview_programs;
 #[path = "../../drivers/tests/docker/private_engine.rs"]
 mod private_engine;
 mod proxy;

@@ -29,7 +29,7 @@ const SOCKET_REQUEST_SCRIPT: &str = "\
 import http.client, json, socket\n\
 agent = http.client.HTTPConnection('pdev')\n\
 agent.sock = socket.socket(socket.AF_UNIX)\n\
-agent.sock.connect('/agent/agent.sock')\n\
+agent.sock.connect('/sandbox/run/agent.sock')\n\
 agent.request('POST', '/v1/credentials', json.dumps({'identity': 'prod', 'form': 'aws'}), {'content-type': 'application/json'})\n\
 print(agent.getresponse().read().decode())\n";
 
@@ -55,8 +55,8 @@ fn start_fixture(journey: &str, container: Option<&str>) -> Option<Fixture> {
         let image = container.map(|image| {
             format!(
                 "    image: {image}\n    command: [sleep, '1000']\n    \
-                 raw: {{ docker: {{ HostConfig: {{ Binds: ['./fetch.py:/fetch.py:ro', './ask.py:/ask.py:ro', '{run}:/agent'] }} }} }}\n",
-                run = sandbox.path("run").display()
+                 raw: {{ docker: {{ HostConfig: {{ Binds: ['./fetch.py:/fetch.py:ro', './ask.py:/ask.py:ro', '{root}:/sandbox'] }} }} }}\n",
+                root = sandbox.path("").display().to_string().trim_end_matches('/')
             )
         });
         let process = format!("    process: {{ command: [sleep, '1000'] }}\n{more}    health: none\n");
@@ -210,9 +210,9 @@ fn session_processes_get_session_credentials() {
 fn session_containers_get_session_credentials() {
     let Some(fixture) = start_fixture("a session's preview of containers", Some("python:3-slim")) else { return };
     check_session_preview(&fixture, "docker", "python3 /fetch.py");
-    // The container uses the mounted socket of the agent. The preview still belongs to the last session.
+    // The container reaches the socket of the agent through a mounted folder above it.
     let exec = ["exec", "plain", "--", "python3", "/ask.py"];
     let output = fixture.sandbox.pdev(&exec).ok();
-    output.prints("session_over");
-    fixture.run_session(&format!("{PDEV} up; {PDEV} {}", exec.join(" "))).ok().prints("session_production");
+    output.prints("not_for_previews");
+    fixture.run_session(&format!("{PDEV} up; {PDEV} {}", exec.join(" "))).ok().prints("not_for_previews");
 }

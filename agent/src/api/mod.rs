@@ -12,6 +12,7 @@ mod sessions;
 mod stream;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::extract::rejection::JsonRejection;
 use axum::extract::{FromRequest, State};
@@ -23,10 +24,15 @@ use protocol::agent_info::AgentInfo;
 use serde::Serialize;
 use tokio::sync::watch;
 
+use crate::peer::Peer;
+use crate::preview_programs;
 use crate::shared::Shared;
 
 /// The maximum size of a request body. Secrets and requests about manifests are far smaller.
 const BODY_BYTES_MAX: usize = 4 << 20;
+
+/// How long a refused client may take to send its request.
+const REFUSED_BODY_LIMIT: Duration = Duration::from_secs(1);
 
 #[derive(Clone)]
 pub struct Api {
@@ -67,8 +73,32 @@ pub fn router(api: Api) -> Router {
         .route("/v1/previews/{preview}/secrets", post(previews::deliver_secrets))
         .route("/v1/previews/{preview}/secrets/{name}", put(previews::put_secret).delete(previews::delete_secret))
         .fallback(unknown_route)
+        .layer(axum::middleware::from_fn_with_state(api.clone(), refuse_preview_programs))
         .layer(axum::extract::DefaultBodyLimit::max(BODY_BYTES_MAX))
         .with_state(api)
+}
+
+/// Restricts the programs of previews to their own preview.
+async fn refuse_preview_programs(
+    State(api): State<Api>,
+    request: axum::extract::Request,
+    next: axum::middleware::Next,
+) -> Response {
+    let (method, path) = (request.method().as_str(), request.uri().path());
+    let peer = request.extensions().get::<Peer>().copied().unwrap_or_default();
+    // Answered to everyone, so it needs no look at the process table.
+    if !preview_programs::is_allowed(None, method, path)
+        && let Some(program) = preview_programs::program_of_peer(&api.shared, peer)
+        && !preview_programs::is_allowed(program.preview.as_ref(), method, path)
+    {
+        let refusal = preview_programs::refusal(&api.shared, peer, &program, method, path);
+        // Otherwise the connection would be closed while the client still sends, and the client would not read the
+        // response. The body is not used.
+        let body = axum::body::to_bytes(request.into_body(), BODY_BYTES_MAX);
+        drop(tokio::time::timeout(REFUSED_BODY_LIMIT, body).await);
+        return ProblemResponse(refusal).into_response();
+    }
+    next.run(request).await
 }
 
 async fn agent_info(State(api): State<Api>) -> Json<AgentInfo> {

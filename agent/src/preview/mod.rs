@@ -13,6 +13,7 @@ mod desired_state;
 mod down;
 mod execute;
 mod live_state;
+mod mounts;
 pub mod naming;
 mod operation_kind;
 mod outcome;

@@ -20,9 +20,9 @@ use protocol::request::UpRequest;
 
 use super::delivered_inputs::changed_inputs;
 use super::desired_state::{DesiredState, ManifestSource, resolve_desired_state};
-use super::down;
 use super::scope::build_scope;
 use super::targets::ChosenTargets;
+use super::{down, mounts};
 use crate::approvals::Purpose;
 use crate::convert;
 use crate::endpoint::{EndpointBinding, bind_endpoints};
@@ -201,6 +201,7 @@ impl Preparation<'_> {
         };
         let mut application = desired.application.clone();
         let project = PathBuf::from(&self.request.folder);
+        mounts::refuse_own_folders(&shared.locations, &application, &project)?;
         let job_inputs = desired
             .job_inputs
             .iter()
