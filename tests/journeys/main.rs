@@ -28,6 +28,7 @@ mod logins;
 mod memory;
 mod mfa_codes;
 mod moves;
+mod ordinary_user;
 mod outbound_proxy;
 mod preview_programs;
 #[path = "../../drivers/tests/docker/private_engine.rs"]
