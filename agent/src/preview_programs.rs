@@ -41,11 +41,21 @@ pub fn program_of_peer(shared: &Shared, peer: Peer) -> Option<PreviewProgram> {
         return Some(PreviewProgram { preview, unit: leader.and_then(unit_of_process) });
     }
     let cgroups = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
+    if !may_be_of_container(&cgroups) {
+        return None;
+    }
     let mut handles = shared.preview_handles().into_iter();
     handles.find_map(|handle| {
         let unit = unit_of_container(shared, &handle.id, &cgroups)?;
         Some(PreviewProgram { preview: Some(handle.id), unit: Some(unit) })
     })
+}
+
+/// Whether a cgroup may be named after the id of a container. Most requests come from none, and are spared the look at
+/// all previews.
+fn may_be_of_container(cgroups: &str) -> bool {
+    const SHORT_ID_DIGITS: usize = 12;
+    cgroups.split(|letter: char| !letter.is_ascii_hexdigit()).any(|word| word.len() >= SHORT_ID_DIGITS)
 }
 
 fn unit_of_process(pid: i32) -> Option<String> {
@@ -88,6 +98,14 @@ pub fn refusal(shared: &Shared, peer: Peer, program: &PreviewProgram, method: &s
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn cgroups_of_containers_are_recognised() {
+        let id = "4f1e".repeat(16);
+        assert!(may_be_of_container(&format!("0::/system.slice/docker-{id}.scope\n")));
+        assert!(may_be_of_container(&format!("12:pids:/docker/{id}\n")));
+        assert!(!may_be_of_container("0::/user.slice/user-1000.slice/session-2.scope\n"));
+    }
 
     #[test]
     fn programs_reach_their_own_preview_only() {

@@ -102,8 +102,11 @@ impl CheckoutIdentity {
 pub fn locate_preview(shared: &Shared, request: &LocateRequest) -> Result<LocateReply, Problem> {
     let folder = PathBuf::from(&request.folder);
     let identity = CheckoutIdentity::of_folder(&folder);
-    adopt_moved_checkout(shared, &folder);
     let mut records = shared.registry.all();
+    let is_known = |record: &Record| identity.as_ref().is_ok_and(|identity| identity.parts == record.identity);
+    if !records.iter().any(is_known) && adopt_moved_checkout(shared, &records, &folder) {
+        records = shared.registry.all();
+    }
     records.retain(|record| request.environment.as_ref().is_none_or(|name| *name == record.name.environment));
     if let Some(record) = choose_record(records_of_folder(&records, identity.as_ref().ok(), &folder))? {
         return Ok(LocateReply { preview: convert::preview_ref(&record.name), known: true });
@@ -138,10 +141,11 @@ fn was_moved(record: &Record, folder: Option<FolderId>) -> bool {
 
 /// Updates the records of previews whose folder was moved to `folder` or to one that contains it. From then on, restarts
 /// use the new path; mounts of containers do so at the next `up`.
-fn adopt_moved_checkout(shared: &Shared, folder: &Path) {
-    let candidates = shared.registry.all().into_iter().filter(|record| !record.folder.exists());
-    for record in candidates {
-        let moved_to = |ancestor: &&Path| was_moved(&record, FolderId::of(ancestor));
+/// Returns whether there were any.
+fn adopt_moved_checkout(shared: &Shared, records: &[Record], folder: &Path) -> bool {
+    let mut is_adopted = false;
+    for record in records.iter().filter(|record| !record.folder.exists()) {
+        let moved_to = |ancestor: &&Path| was_moved(record, FolderId::of(ancestor));
         let Some(found) = folder.ancestors().find(moved_to) else { continue };
         let Ok(identity) = CheckoutIdentity::of_folder(found) else { continue };
         let updated = shared.registry.edit(&record.name.id, |record| {
@@ -156,7 +160,9 @@ fn adopt_moved_checkout(shared: &Shared, folder: &Path) {
             handle.published.edit_preview(|status| status.folder = found.display().to_string());
             handle.live.move_project(found);
         }
+        is_adopted = true;
     }
+    is_adopted
 }
 
 /// The record of this checkout and environment, and the id for a new one. A moved checkout keeps its preview, and with
@@ -167,6 +173,11 @@ fn find_record(
     environment: &str,
     folder: &Path,
 ) -> (PreviewId, Option<Record>) {
+    let mut id = identity.preview_id(environment);
+    // The usual case first: it copies one record only.
+    if let Some(record) = shared.registry.get(&id).filter(|record| record.identity == identity.parts) {
+        return (id, Some(record));
+    }
     let folder_id = FolderId::of(folder);
     let records: Vec<Record> =
         shared.registry.all().into_iter().filter(|record| record.name.environment == environment).collect();
@@ -174,7 +185,6 @@ fn find_record(
     if let Some(record) = same.or_else(|| records.iter().find(|record| was_moved(record, folder_id))) {
         return (record.name.id.clone(), Some(record.clone()));
     }
-    let mut id = identity.preview_id(environment);
     let mut attempt = 1;
     while shared.registry.get(&id).is_some() {
         attempt += 1;
