@@ -65,6 +65,11 @@ pub struct Record {
     /// Digests of the secrets and sensitive values that each unit was last started with.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub delivered_inputs: BTreeMap<String, InputDigests>,
+    /// The `context` of the manifest's environment, at the last request and at the last accepted `up`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub context: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub applied_context: Option<String>,
     /// The coding agent's session that started the preview. Until `down`, no unit gets more access to identities than
     /// this session.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -252,6 +257,8 @@ impl Record {
             snapshot: Snapshot::default(),
             former_labels: Vec::new(),
             targets: Targets::default(),
+            context: None,
+            applied_context: None,
             session: None,
             delivered_inputs: BTreeMap::new(),
             stopped_units: BTreeSet::new(),

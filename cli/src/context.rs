@@ -1,5 +1,6 @@
 //! The context of a command: its working folder, its output, and the connection to the agent.
 
+use std::io::BufRead;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -33,6 +34,17 @@ impl Context {
         // A thread may still wait for the start lock or for standard input. It must not delay the exit.
         runtime.shutdown_background();
         Ok(value)
+    }
+
+    /// Asks a question on the terminal. Without a terminal, the answer is no: a script must decide in advance.
+    pub(crate) fn confirm(&self, question: &str) -> std::io::Result<bool> {
+        if !self.terminal.is_interactive || self.json {
+            return Ok(false);
+        }
+        self.terminal.eprint_bytes(format!("{question} [y/N] ").as_bytes());
+        let mut line = String::new();
+        std::io::stdin().lock().read_line(&mut line)?;
+        Ok(matches!(line.trim().to_lowercase().as_str(), "y" | "yes"))
     }
 
     /// Connects to the agent and starts it if it does not run. Queries start it too, because previews outlive the

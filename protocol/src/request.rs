@@ -58,6 +58,9 @@ pub struct UpRequest {
     /// Forget `runtime`, `sets` and `name` of earlier `up`s. Without it, they complete this request.
     #[serde(default)]
     pub reset: bool,
+    /// Let units move to another runtime without their data. Otherwise such an `up` is refused (`data_left_behind`).
+    #[serde(default)]
+    pub leave_data: bool,
     /// The agent ends the stream after the `planned` event, instead of following the operation.
     #[serde(default)]
     pub detach: bool,

@@ -12,6 +12,7 @@ use crate::sandbox::{CommandOutput, Sandbox, wait_until};
 
 const PDEV: &str = env!("CARGO_BIN_EXE_pdev");
 const SESSION_REFUSAL: &str = "coding agent's session, which approves nothing";
+const PREVIEW_REFUSAL: &str = "reaches its own preview only";
 /// The commands of the user, each with the answer to its prompt.
 const APPROVAL_COMMANDS: [(&str, &str); 2] =
     [("session allow $raise", "prod"), ("identity approve $first", "shop-dev")];
@@ -127,27 +128,15 @@ fn service_of_own_preview_cannot_approve() {
     let codes = "(echo \"raise=$raise first=$first\"; echo '. ./climbing.sh > out 2>&1') > go.new; mv go.new go";
     let through = format!("{codes}; until [ -e went ]; do sleep 0.05; done; cat out");
     let output = wait_for_output(spawn_requesting_session(&sandbox, &through, ""));
-    assert_refused(&sandbox, "a service", &output, SESSION_REFUSAL, 2);
-    assert!(
-        output.transcript().contains("`prod` is production")
-            && output.transcript().contains("sessions cannot be nested"),
-        "{}",
-        output.transcript()
-    );
+    assert_refused(&sandbox, "a service", &output, PREVIEW_REFUSAL, 4);
 
     let folders = format!("HOME={} PDEV_SOCKET_DIR={}", sandbox.path("home").display(), sandbox.path("run").display());
     let through = format!("{PDEV} exec climber -- env {folders} raise=$raise first=$first sh climbing.sh");
     let output = wait_for_output(spawn_requesting_session(&sandbox, &through, ""));
-    assert_refused(&sandbox, "exec", &output, SESSION_REFUSAL, 2);
-    assert!(
-        output.transcript().contains("`prod` is production")
-            && output.transcript().contains("sessions cannot be nested"),
-        "{}",
-        output.transcript()
-    );
+    assert_refused(&sandbox, "exec", &output, PREVIEW_REFUSAL, 4);
     // After the session has ended, its services are not treated as the user.
     let request = format!("{folders} {PDEV} credential token prod");
-    sandbox.pdev(&["exec", "climber", "--", "sh", "-c", &request]).prints("is over");
+    sandbox.pdev(&["exec", "climber", "--", "sh", "-c", &request]).prints(PREVIEW_REFUSAL);
 }
 
 /// The user in another terminal. The terminal is older than the request, so the codes arrive through a pipe.

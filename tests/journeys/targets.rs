@@ -140,3 +140,75 @@ fn commands_use_only_preview_of_folder() {
     sandbox.pdev(&["status"]).ok().prints("e5");
     sandbox.pdev(&["down"]).ok();
 }
+
+/// The manifest's `context` selects an engine after the caller's variables and the recorded engine.
+#[test]
+fn context_of_manifest_selects_engine() {
+    let Some(engine) = start_engine("context of the manifest") else { return };
+    let sandbox = Sandbox::without_docker();
+    let config = sandbox.path("docker");
+    for (name, host) in [("one", engine.host()), ("two", "unix:///nonexistent/two.sock".to_owned())] {
+        let digest = Command::new("sh").args(["-c", &format!("printf %s {name} | sha256sum")]).output().unwrap();
+        let digest = String::from_utf8_lossy(&digest.stdout[..64]).into_owned();
+        let folder = config.join("contexts/meta").join(digest);
+        std::fs::create_dir_all(&folder).unwrap();
+        let text = format!("{{\"Name\":\"{name}\",\"Endpoints\":{{\"docker\":{{\"Host\":\"{host}\"}}}}}}");
+        std::fs::write(folder.join("meta.json"), text).unwrap();
+    }
+    let write = |context: &str| {
+        let environments = format!("environments: {{ local: {{ context: {context} }} }}\n");
+        sandbox.write("pdev.yaml", &format!("pdev: 1\napp: places\n{environments}services:\n{CONTAINER}"));
+    };
+    let pdev = |host: Option<&str>, arguments: &[&str]| {
+        let mut command = sandbox.command(&sandbox.project(), arguments);
+        command.env_remove("DOCKER_HOST").env("DOCKER_CONFIG", &config);
+        if let Some(host) = host {
+            command.env("DOCKER_HOST", host);
+        }
+        run_with_timeout(command, Duration::from_secs(120))
+    };
+    write("one");
+    pdev(None, &["up"]).ok();
+    assert_eq!(containers(&engine.host()), 1);
+    pdev(None, &["up"]).ok().prints("nothing changed");
+    write("two");
+    pdev(None, &["up"]).fails_with(1).prints("`context` in the manifest selects").prints("pdev down");
+    assert_eq!(containers(&engine.host()), 1);
+    // The recorded engine stays in use.
+    pdev(None, &["restart"]).ok();
+    pdev(None, &["down"]).ok();
+    assert_eq!(containers(&engine.host()), 0);
+    pdev(None, &["up", "--runtime", "docker"]).fails_with(1).prints("/nonexistent/two.sock");
+    pdev(Some(&engine.host()), &["up"]).ok();
+    assert_eq!(containers(&engine.host()), 1);
+    pdev(None, &["down"]).ok();
+    write("absent");
+    pdev(None, &["up", "--runtime", "docker"]).fails_with(1).prints("the Docker context `absent`");
+}
+
+/// A unit that moves to another runtime starts without its data, so the user must agree.
+#[test]
+fn units_with_data_move_only_on_request() {
+    let Some(sandbox) = Sandbox::with_docker("units that leave their data") else { return };
+    let project = sandbox.project();
+    sandbox.write(
+        "pdev.yaml",
+        "pdev: 1\napp: leave\nservices:\n  box:\n    image: \"debian:stable-slim\"\n    command: [sleep, \"100000\"]\n    stop: { grace: 0s }\n    volumes: { data: /data }\n    process: { command: [sleep, \"100000\"] }\n",
+    );
+    let runtime = || find_unit(&sandbox.status(&project), "box")["runtime"].as_str().unwrap().to_owned();
+    sandbox.pdev(&["up"]).ok();
+    sandbox.pdev(&["exec", "box", "--", "sh", "-c", "echo first > /data/x"]).ok();
+    sandbox
+        .pdev(&["up", "--runtime", "process"])
+        .fails_with(1)
+        .prints("would move from docker to process and leave data behind (`data`)")
+        .prints("pdev up --yes");
+    assert_eq!(runtime(), "docker");
+    // A refused option is not kept.
+    sandbox.pdev(&["up"]).ok().prints("nothing changed");
+    sandbox.pdev(&["up", "--runtime", "process", "--yes"]).ok();
+    assert_eq!(runtime(), "process");
+    sandbox.pdev(&["up", "--runtime", "docker"]).ok();
+    assert_eq!(sandbox.pdev(&["exec", "box", "--", "cat", "/data/x"]).ok().out, "first\n");
+    sandbox.pdev(&["down", "--volumes"]).ok();
+}

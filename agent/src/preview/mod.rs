@@ -8,6 +8,7 @@ mod actor;
 pub mod caller_environment;
 mod crash_history;
 mod crash_report;
+mod data_moves;
 mod delivered_inputs;
 mod desired_state;
 mod down;

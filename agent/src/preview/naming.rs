@@ -6,7 +6,7 @@ use std::sync::{Arc, PoisonError};
 
 use host::checkout::{Checkout, find_checkout};
 use host::folder_id::FolderId;
-use plan::application::{PreviewId, PreviewName};
+use plan::application::{PreviewId, PreviewName, RuntimeKind};
 use plan::naming::{self, CheckoutLocation, Label};
 use protocol::Problem;
 use protocol::request::{LocateRequest, UpRequest};
@@ -235,10 +235,16 @@ pub fn bind_preview(shared: &Arc<Shared>, request: &UpRequest) -> Result<(Previe
     let (id, existing) = find_record(shared, &identity, environment, &folder);
     let branch = choose_label(shared, &id, &app, &branch, &full_name, &identity, existing.as_ref())?;
     let name = PreviewName { id: id.clone(), app, branch, environment: environment.to_owned() };
-    let record = match existing {
+    // Without a driver for the environment's runtime, the context is of no engine that pdev knows.
+    let manifest_environment = &loaded.manifest.environment;
+    let has_driver =
+        manifest_environment.runtime.as_ref().is_none_or(|runtime| RuntimeKind::from_manifest(runtime.value).is_some());
+    let context = manifest_environment.context.as_ref().filter(|_| has_driver).map(|context| context.value.clone());
+    let mut record = match existing {
         Some(record) => rename_record(record, name, folder, &identity),
         None => Record::new(name, folder, identity.parts.clone(), identity.is_primary(), request.clone()),
     };
+    record.context = context;
     let preview = convert::preview_ref(&record.name);
     let folder = record.folder.display().to_string();
     shared.registry.save(record).map_err(|error| convert::state_write_problem(&error))?;

@@ -1,5 +1,5 @@
 //! Chooses where the units of a preview run: the engine that the caller's variables select, else the one that the
-//! preview uses already, else the default of the runtime's own tools.
+//! preview uses already, else the one of the manifest's `context`, else the default of the runtime's own tools.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -65,11 +65,29 @@ fn choose_target(
             Err(changed_target_problem(recorded, &target))
         }
         (Some(target), _) => Ok(Ok(target)),
-        (None, Some(recorded)) => Ok(Ok(recorded.clone())),
-        (None, None) => {
-            Ok(select(TargetSource::Default).map(|target| target.unwrap_or_else(|| Target::machine(runtime))))
-        }
+        (None, Some(recorded)) if record.context == record.applied_context => Ok(Ok(recorded.clone())),
+        // The manifest names another context than at the last `up`.
+        (None, Some(recorded)) => match select_by_context(record, select) {
+            Ok(Some(target)) if target.place != recorded.place && record.intent != Intent::Idle => {
+                Err(changed_target_problem(recorded, &target))
+            }
+            Ok(Some(target)) => Ok(Ok(target)),
+            Ok(None) => Ok(Ok(recorded.clone())),
+            Err(problem) => Ok(Err(problem)),
+        },
+        (None, None) => Ok(select_by_context(record, select).and_then(|target| match target {
+            Some(target) => Ok(target),
+            None => select(TargetSource::Default).map(|target| target.unwrap_or_else(|| Target::machine(runtime))),
+        })),
     }
+}
+
+/// The target of the manifest's `context`, if it has one and the runtime has contexts.
+fn select_by_context<'a>(
+    record: &'a Record,
+    select: impl Fn(TargetSource<'a>) -> Result<Option<Target>, DriverProblem>,
+) -> Result<Option<Target>, DriverProblem> {
+    record.context.as_deref().map_or(Ok(None), |name| select(TargetSource::Context(name)))
 }
 
 fn changed_target_problem(recorded: &Target, wanted: &Target) -> Problem {

@@ -22,7 +22,7 @@ use super::desired_state::{DesiredState, ManifestSource};
 use super::live_state::{mark_starting, subscribe_to_runtime};
 use super::outcome::Outcome;
 use super::prepare::{PreparedPlan, prepare_plan, used_runtimes};
-use super::{Context, Message, execute, naming, stop};
+use super::{Context, Message, data_moves, execute, naming, stop};
 use crate::approvals::Purpose;
 use crate::convert;
 use crate::published_status::PublishedStatus;
@@ -78,6 +78,9 @@ async fn bring_up(
     let PreparedPlan { desired, mut endpoints, scope, observed, plan } = prepared;
     if let Some(missing) = missing_secrets_problem(&desired.missing_secrets) {
         return Err(missing);
+    }
+    if source.is_disk() && !request.leave_data {
+        data_moves::refuse(&scope.application, &observed, &plan)?;
     }
     record_intent(context, request, &desired, source, &targets_with_objects(&scope, &observed))?;
     write_lock_file(&context.published, request, desired.lock_update.as_deref());
@@ -157,6 +160,7 @@ fn record_intent(
         // The target is recorded instead.
         target_variables: BTreeMap::new(),
         reset: false,
+        leave_data: false,
         detach: false,
         ..request.clone()
     };
@@ -170,6 +174,9 @@ fn record_intent(
         let services = if all_are_up { Vec::new() } else { recorded_request.services.clone() };
         record.intent = Intent::Up;
         record.targets = targets.clone();
+        if source.is_disk() {
+            record.applied_context.clone_from(&record.context);
+        }
         record.request = UpRequest { services, ..recorded_request };
         if source.is_disk() && !is_job_run {
             record.retained_options = RetainedOptions::of(request);

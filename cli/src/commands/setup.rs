@@ -2,7 +2,7 @@
 //! user sees every change before it is made.
 
 use std::fs;
-use std::io::{BufRead, ErrorKind};
+use std::io::ErrorKind;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -83,7 +83,7 @@ pub(crate) fn run(arguments: &Arguments, context: &Context) -> Outcome {
             change.lines.iter().for_each(|line| context.terminal.print_line(&format!("  {line}")));
         }
     }
-    if !arguments.yes && !confirm(context)? {
+    if !arguments.yes && !context.confirm("write this?")? {
         print_result(context, &changes, false, "nothing was changed; pass `--yes` to make these changes")?;
         return Ok(exit::INVALID_INPUT);
     }
@@ -91,17 +91,6 @@ pub(crate) fn run(arguments: &Arguments, context: &Context) -> Outcome {
         perform(&change.action)?;
     }
     print_result(context, &changes, true, "written; pass `--undo` to remove it again")
-}
-
-fn confirm(context: &Context) -> Result<bool, Failure> {
-    // A script must decide in advance, with `--yes`.
-    if !context.terminal.is_interactive || context.json {
-        return Ok(false);
-    }
-    context.terminal.eprint_bytes(b"write this? [y/N] ");
-    let mut line = String::new();
-    std::io::stdin().lock().read_line(&mut line)?;
-    Ok(matches!(line.trim().to_lowercase().as_str(), "y" | "yes"))
 }
 
 fn print_result(context: &Context, changes: &[Change], is_written: bool, message: &str) -> Outcome {

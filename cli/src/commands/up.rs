@@ -40,6 +40,9 @@ pub(crate) struct Arguments {
     /// Forget `--runtime`, `--name` and `--set` of earlier `up`s
     #[arg(long)]
     reset: bool,
+    /// Let units move to another runtime without their data, which stays where it is
+    #[arg(long)]
+    yes: bool,
     /// Set a secret from a file, or with `NAME=-` from standard input; PDEV_SECRET_<NAME> also sets one (may be
     /// repeated)
     #[arg(long = "secret", value_name = "NAME=@FILE", value_parser = secrets::parse_secret_source)]
@@ -105,6 +108,7 @@ impl UpOptions {
             target_variables: plan::runtime::RuntimeKind::target_variables(|name| std::env::var(name).ok()),
             runtime: self.runtime,
             reset: false,
+            leave_data: false,
             detach: false,
         };
         Ok((request, checked))
@@ -123,6 +127,7 @@ pub(crate) fn run(arguments: Arguments, context: &Context) -> Outcome {
     let (mut request, checked) = arguments.options.into_request(context)?;
     request.detach = arguments.detach;
     request.reset = arguments.reset;
+    request.leave_data = arguments.yes;
     let secrets = secrets::collect(&arguments.secrets, &checked, context)?;
     let mut progress = Progress::new(context);
     Context::block_on(async {
@@ -138,9 +143,21 @@ pub(crate) fn run(arguments: Arguments, context: &Context) -> Outcome {
             )
             .await?;
         }
-        let outcome = up_with_retries(client, &request, &mut progress, context, arguments.timeout).await?;
+        let mut outcome = up_with_retries(client, &request, &mut progress, context, arguments.timeout).await?;
+        if may_leave_data(&outcome, context)? {
+            request.leave_data = true;
+            let client = Context::connect().await?;
+            outcome = up_with_retries(client, &request, &mut progress, context, arguments.timeout).await?;
+        }
         print_outcome(outcome, "the preview", context)
     })
+}
+
+/// Asks the user on a terminal whether units may move without their data, if the agent has refused that.
+fn may_leave_data(outcome: &OperationOutcome, context: &Context) -> Result<bool, Failure> {
+    let OperationOutcome::Failed { problems, .. } = outcome else { return Ok(false) };
+    let Some(problem) = problems.iter().find(|problem| problem.code == "data_left_behind") else { return Ok(false) };
+    Ok(context.confirm(&format!("{}. Start without it?", problem.title))?)
 }
 
 /// Follows `up`. If the agent is lost, starts it and sends the request again: `up` of the same manifest joins or
