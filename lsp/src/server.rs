@@ -232,6 +232,7 @@ impl LanguageServer for Server {
         actions.extend(identities::login_actions(&params));
         actions.extend(identities::approval_actions(&params));
         actions.extend(live::drift_fix_actions(&params));
+        actions.extend(live::failure_actions(&params));
         actions.extend(self.with_live_context(&snapshot, |context| context.start_agent_action(&params)).flatten());
         Ok(Some(actions))
     }

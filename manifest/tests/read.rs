@@ -294,3 +294,55 @@ fn unknown_need_suggests_no_unit_that_would_cause_another_error() {
         assert_eq!(offered, fix, "{needs}: {unknown:?}");
     }
 }
+
+#[test]
+fn half_typed_name_is_one_finding() {
+    for typed in ["prot", "p", "health", "- x"] {
+        for below in ["", "    # a comment\n", "\n    # a comment\n    # another one\n\n"] {
+            let text = format!(
+                "pdev: 1\napp: a\nservices:\n  web:\n    image: \"w:1\"\n    {typed}\n{below}    port: 80\n    \
+                 restart: always\n    size: {{ memory: 1Gi }}\n  api:\n    image: \"a:1\"\n"
+            );
+            let found = read_and_select(&text).diagnostics;
+            assert!(found.len() == 1 && found[0].code.0 == "PD0101", "{text}: {found:?}");
+            let start = text.find(&format!("{typed}\n")).unwrap();
+            assert_eq!(found[0].span.range(), start..start + typed.len(), "{text}: {found:?}");
+        }
+    }
+}
+
+#[test]
+fn syntax_errors_contain_no_words_of_the_parser() {
+    for line in [
+        "a: b: c",
+        "\ta: 1",
+        "a: [",
+        "a: \"x",
+        "%x",
+        "  : :",
+        "? [",
+        "- a\n  b: 1",
+        "*x y",
+        "&a &b c",
+        "!!x: |3z",
+        "a: @b",
+        "a: `b`",
+    ] {
+        let text = format!("pdev: 1\napp: a\nservices:\n  web:\n    image: \"w:1\"\n    {line}\n    port: 80\n");
+        for found in read_and_select(&text).diagnostics.iter().filter(|found| found.code.0 == "PD0101") {
+            let words = [
+                "mapping",
+                "scalar",
+                "token",
+                "flow",
+                "block",
+                "simple key",
+                "expected",
+                "context",
+                "scanning",
+                "parsing",
+            ];
+            assert!(words.iter().all(|word| !found.message.contains(word)), "{line}: {}", found.message);
+        }
+    }
+}

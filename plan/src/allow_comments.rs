@@ -6,6 +6,7 @@
 use manifest::diagnostic::Edit;
 use manifest::{Diagnostic, FileId, Severity, Span};
 
+use crate::broken_units::BrokenUnits;
 use crate::codes;
 use crate::load::LoadedManifest;
 
@@ -24,7 +25,7 @@ struct AllowComment<'a> {
 }
 
 /// Removes the allowed diagnostics, and adds diagnostics about the comments themselves.
-pub(crate) fn apply(loaded: &LoadedManifest, diagnostics: &mut Vec<Diagnostic>) {
+pub(crate) fn apply(loaded: &LoadedManifest, broken_units: &BrokenUnits, diagnostics: &mut Vec<Diagnostic>) {
     let mut comments: Vec<AllowComment<'_>> =
         loaded.comments.iter().flat_map(|comment| parse_comment(loaded, comment.span, &comment.text)).collect();
     if comments.is_empty() {
@@ -42,7 +43,20 @@ pub(crate) fn apply(loaded: &LoadedManifest, diagnostics: &mut Vec<Diagnostic>) 
         let allowing_comment = comments.iter_mut().find(allows);
         allowing_comment.map(|comment| comment.used = true).is_none()
     });
-    diagnostics.extend(comments.iter().filter(|comment| !comment.used).map(unused_diagnostic));
+    // The finding may be among those that are not reported because of another error.
+    let reported: Vec<(FileId, usize, &str)> =
+        diagnostics.iter().map(|found| (found.span.file, line_index(loaded, found.span), found.code.0)).collect();
+    let is_undecided = |comment: &AllowComment<'_>| {
+        if reported.contains(&(comment.file, comment.line, comment.code)) {
+            return false;
+        }
+        let target = loaded.sources.get(comment.file).and_then(|source| source.line_starts.get(comment.line + 1));
+        let line_end = target.map_or(comment.span.range().end, |next| (*next as usize).saturating_sub(1));
+        broken_units.contains(comment.file, line_end.saturating_sub(1))
+    };
+    let unused = comments.iter().filter(|comment| !comment.used && !is_undecided(comment));
+    let unused: Vec<Diagnostic> = unused.map(unused_diagnostic).collect();
+    diagnostics.extend(unused);
 }
 
 fn unused_diagnostic(comment: &AllowComment<'_>) -> Diagnostic {

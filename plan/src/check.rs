@@ -8,13 +8,14 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use manifest::date::Date;
 use manifest::{Diagnostic, Files};
 
+use crate::allow_comments;
 use crate::application::{PreviewId, PreviewName, RuntimeKind};
+use crate::broken_units::BrokenUnits;
 use crate::load::{LoadOptions, LoadedManifest, load_incremental};
 use crate::resolve::{
     Findings, FindingsCache, Git, ResolveInputs, ResolvedApplication, UnitOffsets, collect_findings,
-    compute_unit_offsets, required_ports, resolve, resolve_selected, runtime_dependent_units, sort_and_dedup,
+    compute_unit_offsets, required_ports, resolve, resolve_selected, runtime_dependent_units,
 };
-use crate::{allow_comments, codes};
 
 /// Everything except the files that affects the result.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -57,14 +58,15 @@ pub fn check_incremental(
     let loaded = load_incremental(root, files, &options.load_options, previous.map(|previous| &previous.loaded));
     let previous = previous.and_then(|previous| Some((compute_unit_offsets(&previous.loaded, &loaded)?, previous)));
     let mut run = CheckRun { loaded: &loaded, options, previous, findings_cache: FindingsCacheByRuntime::new() };
-    let mut diagnostics = loaded.diagnostics.clone();
-    diagnostics.extend(if loaded.is_usable() {
-        run.findings_for_all_runtimes()
-    } else {
-        run.find_unresolved_references()
-    });
+    let mut findings = run.findings_for_all_runtimes();
     let findings_cache = run.findings_cache;
-    allow_comments::apply(&loaded, &mut diagnostics);
+    let broken_units = BrokenUnits::find(&loaded);
+    if !loaded.is_usable() {
+        findings.retain(|found| broken_units.is_reliable(&loaded, found));
+    }
+    let mut diagnostics = loaded.diagnostics.clone();
+    diagnostics.extend(findings);
+    allow_comments::apply(&loaded, &broken_units, &mut diagnostics);
     diagnostics.sort_by_key(|diagnostic| (diagnostic.span.file, diagnostic.span.start, diagnostic.code));
     diagnostics.dedup();
     CheckResult { loaded, diagnostics, findings_cache }
@@ -84,20 +86,6 @@ impl CheckRun<'_> {
             Some((offsets, cache))
         });
         collect_findings(self.loaded, inputs, is_selected, previous)
-    }
-
-    /// Finds unresolved placeholders even if the manifest has errors, so that one run reports everything. Skips those
-    /// about ports: an unreadable port is already reported where it is defined.
-    fn find_unresolved_references(&mut self) -> Vec<Diagnostic> {
-        let runtime = self.options.runtime.unwrap_or_else(RuntimeKind::preferred);
-        let inputs = inputs_without_agent(self.loaded, self.options, runtime);
-        let Findings { mut diagnostics, findings_cache, .. } = self.collect_findings(&inputs, &|_| true);
-        self.findings_cache.insert(runtime, findings_cache);
-        diagnostics.retain(|diagnostic| {
-            matches!(diagnostic.code, codes::UNRESOLVED | codes::UNKNOWN_OUTPUT)
-                && !diagnostic.message.contains(" port")
-        });
-        sort_and_dedup(diagnostics)
     }
 
     /// The findings that apply under every runtime that could be chosen.

@@ -6,6 +6,7 @@
 
 mod allow_comments;
 pub mod application;
+mod broken_units;
 mod catalog_modules;
 pub mod check;
 pub mod codes;

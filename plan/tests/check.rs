@@ -18,9 +18,13 @@ impl Files for SingleFile<'_> {
     }
 }
 
-fn diagnostic_codes(text: &str) -> Vec<&'static str> {
+fn check_text(text: &str) -> Vec<manifest::Diagnostic> {
     let options = CheckOptions { today: Date { year: 2026, month: 11, day: 23 }, ..CheckOptions::default() };
-    check("pdev.yaml", &SingleFile(text), &options).diagnostics.iter().map(|diagnostic| diagnostic.code.0).collect()
+    check("pdev.yaml", &SingleFile(text), &options).diagnostics
+}
+
+fn diagnostic_codes(text: &str) -> Vec<&'static str> {
+    check_text(text).iter().map(|diagnostic| diagnostic.code.0).collect()
 }
 
 fn manifest_with_service(service: &str) -> String {
@@ -130,5 +134,82 @@ fn resolve_inputs(loaded: &plan::LoadedManifest, runtime: RuntimeKind) -> plan::
         secrets_folder: "/run/secrets".into(),
         password_seed: String::new(),
         today: Date { year: 2026, month: 11, day: 23 },
+    }
+}
+
+/// A unit with warnings, a waiver, an allow comment and a reference to another unit.
+const SEVERAL_UNITS: &str = "pdev: 1\napp: { name: shop, owner: team-a }\nservices:\n  web:\n    image: \"w:latest\"\n    port: 80\n    \
+    needs: [api]\n    env: { API: \"${services.api.url}\", BAD: \"${services.api.nothing}\" }\n  api:\n    image: \"a:latest\"\n    \
+    port: 81\n  worker:\n    # pdev: allow PD011 -- an old library needs it\n    image: \"b:latest\"\njobs:\n  seed:\n    \
+    image: \"s:latest\"\nguardrails:\n  waivers:\n    - { rule: PD011, scope: jobs.seed, reason: \"an old library needs it\", owner: team-a, expires: \"2030-01-01\" }\n";
+
+#[test]
+fn error_in_one_unit_leaves_findings_of_others_unchanged() {
+    let findings = |text: &str, unit: &str| {
+        let own = format!(".{unit}");
+        let mut all: Vec<(String, String)> = check_text(text)
+            .into_iter()
+            .filter(|found| !found.path.contains(&own) && !found.message.contains(&format!("`{unit}`")))
+            .filter(|found| !found.message.contains(&format!("services.{unit}.")) && found.code.0 != "PD0101")
+            .map(|found| (found.code.0.to_owned(), found.message))
+            .collect();
+        all.sort();
+        all
+    };
+    assert!(findings(SEVERAL_UNITS, "none").len() > 6, "{:#?}", findings(SEVERAL_UNITS, "none"));
+    for unit in ["web", "api", "worker", "seed"] {
+        let expected = findings(SEVERAL_UNITS, unit);
+        for line in [
+            "    prot: 1",
+            "    p",
+            "    volumes: [",
+            "    size: { memory: many }",
+            "    entrypoint: \"x",
+            "    : :",
+            "    health: {{",
+        ] {
+            let name = format!("\n  {unit}:\n");
+            let text = SEVERAL_UNITS.replace(&name, &format!("{name}{line}\n"));
+            let mut found = findings(&text, unit);
+            // The finding about the line itself has no path if the line is no YAML.
+            found.retain(|finding| expected.contains(finding) || !finding.1.contains(line.trim()));
+            assert_eq!(found, expected, "{unit}: {line}");
+        }
+    }
+}
+
+/// The findings outside of the unit `edited`, by code and text. The unit's own text begins at `start` and has this
+/// length.
+fn findings_outside(text: &str, start: usize, length: usize) -> Vec<(&'static str, String)> {
+    let inside = start..start + length;
+    let mut all: Vec<_> = check_text(text)
+        .into_iter()
+        .filter(|found| !inside.contains(&found.span.range().start) && !found.message.contains("`edited`"))
+        .map(|found| (found.code.0, text[found.span.range()].to_owned()))
+        .collect();
+    all.sort();
+    all
+}
+
+#[test]
+fn typing_in_one_unit_changes_no_finding_of_others() {
+    let before =
+        "pdev: 1\napp: { name: shop, owner: team-a }\nservices:\n  web:\n    image: \"w:latest\"\n    port: 80\n";
+    let after = "  api: # why\n    image: \"a:latest\"\n    port: 81\n    env: { A: \"${services.web.nothing}\" }\n  # pdev: allow PD011 -- an old library needs it\n  \
+                 worker: { image: \"b:latest\" }\njobs: { seed: { image: \"s:latest\" } }\n";
+    for typed in [
+        "  edited:\n    image: \"e:latest\"\n    ports:\n      http: 8080\n    health: { ready: /x, live: '/y' }\n    # a note 😀\n    \
+         env:\n      A: \"${services.api.url}\"\n      B: &b {x: 1}\n    needs:\n      - api\n      - web\n    volumes: [a, {target: /b}]\n",
+        "  edited: { image: \"e:latest\", port: 80, needs: [api, web], env: { A: 'x y', B: \"${vars.c:-d}\" } } # end\n",
+        "  edited:\r\n\timage: x\r\n    command: |\r\n      a: b\r\n     c\r\n",
+    ] {
+        let expected = findings_outside(&format!("{before}{after}"), 0, 0);
+        assert!(expected.len() > 4, "{expected:?}");
+        for (end, letter) in typed.char_indices() {
+            let part = &typed[..end + letter.len_utf8()];
+            // The line of the cursor ends like the other lines.
+            let text = format!("{before}{part}\n{after}");
+            assert_eq!(findings_outside(&text, before.len(), part.len() + 1), expected, "{part}");
+        }
     }
 }

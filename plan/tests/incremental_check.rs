@@ -248,7 +248,7 @@ fn change_in_one_place_updates_findings_elsewhere() {
         ("admin: 3001", "inner: 3001", "services.api"),
         (", admin: 3001", "", "services.api"),
         ("level: debug", "degree: debug", "services.api"),
-        ("postgres@16", "mailpit@1", "services.api"),
+        ("  db: {", "  bd: {", "services.api"),
         ("cloud: { provider", "sky: { provider", "services.api"),
         ("scope: services.api", "scope: services.web", "services.api"),
         ("  web:\n", "  front:\n", "services.api"),

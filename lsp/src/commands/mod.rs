@@ -40,7 +40,7 @@ pub struct Argument {
     identity: Option<String>,
     /// For `pdev.keep`: the variable of `unit` whose literal moves into the vault.
     variable: Option<String>,
-    /// For `pdev.render`, `pdev.diff` and `pdev.report`: also show the text as a document.
+    /// For `pdev.render`, `pdev.diff`, `pdev.report` and `pdev.logs`: also show the text as a document.
     show: bool,
     /// For `pdev.logs`: return only the last N lines.
     tail: Option<usize>,

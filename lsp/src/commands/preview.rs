@@ -32,9 +32,13 @@ pub(super) async fn logs(state: &ServerState, root: &Path, argument: &Argument) 
         ..LogQuery::default()
     };
     let mut lines = client.logs(&preview, &query).await.map_err(|error| to_rpc_error(&error))?;
-    let mut entries = Vec::new();
+    let (mut entries, mut text) = (Vec::new(), String::new());
     while let Some(entry) = lines.next().await.map_err(|error| to_rpc_error(&error))? {
+        text.push_str(&format!("{}  {}\n", entry.unit, entry.text));
         entries.push(json!({ "at": entry.at, "unit": entry.unit, "stream": entry.stream, "text": entry.text }));
+    }
+    if argument.show {
+        return show_text(state, &format!("logs-{}.txt", argument.unit.as_deref().unwrap_or("all")), &text);
     }
     Ok(Value::Array(entries))
 }

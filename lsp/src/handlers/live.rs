@@ -64,6 +64,36 @@ pub fn drift_fix_actions(params: &CodeActionParams) -> Vec<CodeActionOrCommand> 
     params.context.diagnostics.iter().filter_map(action).collect()
 }
 
+/// For each failed or unhealthy unit: its logs, and a restart.
+#[must_use]
+pub fn failure_actions(params: &CodeActionParams) -> Vec<CodeActionOrCommand> {
+    if !RequestedKinds::from_params(params).includes(&CodeActionKind::QUICKFIX) {
+        return Vec::new();
+    }
+    let actions = |diagnostic: &Diagnostic| {
+        let data = diagnostic.data.as_ref()?;
+        let is_drift = diagnostic.code == Some(NumberOrString::String(DRIFT.to_owned()));
+        let unit = data["unit"].as_str().filter(|_| data["live"] == true && !is_drift)?.to_owned();
+        let action = |title: String, command: ServerCommand| {
+            let argument = json!({ "uri": params.text_document.uri, "unit": unit, "show": true });
+            let command =
+                Command { title: title.clone(), command: command.id().to_owned(), arguments: Some(vec![argument]) };
+            CodeActionOrCommand::CodeAction(CodeAction {
+                title,
+                kind: Some(CodeActionKind::QUICKFIX),
+                diagnostics: Some(vec![diagnostic.clone()]),
+                command: Some(command),
+                ..CodeAction::default()
+            })
+        };
+        Some([
+            action(format!("Show logs of `{unit}`"), ServerCommand::Logs),
+            action(format!("Restart `{unit}`"), ServerCommand::Restart),
+        ])
+    };
+    params.context.diagnostics.iter().filter_map(actions).flatten().collect()
+}
+
 /// A unit in the current text of the document, so that lenses and hints follow unsaved edits.
 struct NamedUnit {
     name: String,
@@ -434,7 +464,10 @@ pub fn live_diagnostics(
         };
     for problem in live.problems(preview) {
         let span = problem.unit.as_deref().and_then(|unit| problem_span(manifest, unit, &problem.code));
-        let mut message = problem.title.clone();
+        let mut message = match &problem.unit {
+            Some(unit) if !problem.title.contains(&format!("`{unit}`")) => format!("`{unit}`: {}", problem.title),
+            _ => problem.title.clone(),
+        };
         message.push_str(&output_excerpt(problem, "\n", ""));
         message.extend(problem.hint.iter().map(|hint| format!("\n{hint}")));
         add(span, DiagnosticSeverity::ERROR, &problem.code, message, json!({ "unit": problem.unit, "live": true }));

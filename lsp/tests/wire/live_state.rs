@@ -248,7 +248,16 @@ async fn failure_is_reported_on_the_causing_line() {
         (image["severity"].as_u64(), image["range"]["start"].clone()),
         (Some(1), json!({ "line": 4, "character": 11 }))
     );
-    assert_eq!(image["message"], "no image `a:1`\nlast words\nBuild it first.");
+    assert_eq!(image["message"], "`api`: no image `a:1`\nlast words\nBuild it first.");
+    let mut params = fixture.document_params();
+    params["range"] = image["range"].clone();
+    params["context"] = json!({ "diagnostics": [image], "only": ["quickfix"] });
+    let actions = fixture.editor.request("textDocument/codeAction", params).await;
+    let titles: Vec<&str> =
+        actions.as_array().unwrap().iter().map(|action| action["title"].as_str().unwrap()).collect();
+    assert!(titles.contains(&"Show logs of `api`") && titles.contains(&"Restart `api`"), "{titles:?}");
+    let shown = fixture.run_command("pdev.logs", json!({ "unit": "api", "show": true })).await;
+    assert_eq!(shown["result"]["text"], "api  hello\n");
     assert_eq!(
         (with_code("not_ready")["severity"].as_u64(), with_code("not_ready")["range"]["start"]["line"].as_u64()),
         (Some(2), Some(7))

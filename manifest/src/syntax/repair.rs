@@ -65,10 +65,10 @@ fn best_repair(text: &str, build: &dyn Fn(&str) -> BuiltTree, stop: &ParseError)
 }
 
 /// Candidates for blanking, smallest first: the text from an unclosed bracket or quote on, the line of the error, the
-/// last non-blank line before it.
+/// last line before it that is neither empty nor a comment.
 fn repair_candidates(text: &str, stop: &ParseError) -> Vec<Range> {
     let line = line_at(text, stop.offset.min(text.len().saturating_sub(1)));
-    let before = previous_line(text, line.start);
+    let before = previous_content_line(text, line.start);
     let mut candidates: Vec<Range> = Vec::new();
     if let Some(open) = last_unclosed(text, stop.offset) {
         candidates.push(open);
@@ -99,6 +99,15 @@ fn line_at(text: &str, mut at: usize) -> Range {
 fn previous_line(text: &str, before: usize) -> Option<Range> {
     let head = text[..before].trim_end();
     (!head.is_empty()).then(|| line_at(text, head.len() - 1))
+}
+
+/// A comment cannot be the cause of an error: a name above it can.
+fn previous_content_line(text: &str, before: usize) -> Option<Range> {
+    let mut line = previous_line(text, before)?;
+    while text[line.clone()].trim_start().starts_with('#') {
+        line = previous_line(text, line.start)?;
+    }
+    Some(line)
 }
 
 /// The part of the line from its first unclosed bracket or quote on.
@@ -199,9 +208,14 @@ fn explain_error(broken_text: &str, parser_message: &str) -> (String, String) {
             "A key ends with a colon: `key: value`.".into(),
         );
     }
-    let parser_message = parser_message.trim_end_matches('.');
+    if broken_text.split_once(": ").is_some_and(|(_, value)| value.contains(": ")) {
+        return (
+            "this line has two keys".into(),
+            "Write each key on its own line, or put a value that contains `: ` in quotes.".into(),
+        );
+    }
     (
-        format!("this line cannot be read as YAML: {parser_message}"),
+        "this line cannot be read as YAML".into(),
         "Check its indentation and its colons against the lines around it.".into(),
     )
 }
