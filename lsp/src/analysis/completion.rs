@@ -4,12 +4,13 @@ mod files;
 mod keys;
 mod values;
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 use manifest::Files;
 use manifest::model::Manifest;
 
-use super::cursor::{self, Cursor, CursorKind};
+use super::cursor::{self, Cursor, CursorKind, Level};
 use super::language::{self, AllowedShapes};
 use super::names::{self, NameInfo};
 use crate::text::Text;
@@ -55,6 +56,8 @@ pub struct CompletionContext<'a> {
     /// The newest analysed manifest, which may be of an earlier text.
     pub manifest: &'a Manifest,
     pub files: &'a dyn Files,
+    /// The environment variables. Only their names are offered.
+    pub variables: &'a BTreeMap<String, String>,
     /// The editor indents the lines of a snippet like the line of the cursor.
     pub editor_indents: bool,
 }
@@ -62,16 +65,19 @@ pub struct CompletionContext<'a> {
 #[must_use]
 pub fn complete(context: &CompletionContext<'_>) -> Vec<Item> {
     let cursor = cursor::cursor_at(context.text, context.offset);
-    let completer = Completer { context, allowed: language::allowed_at(&cursor.key_path()), cursor };
+    let completer = Completer::new(context, cursor);
     match completer.cursor.kind {
         CursorKind::Text => Vec::new(),
         CursorKind::Placeholder => completer.placeholder_items(),
         CursorKind::Key => {
-            let mut items = completer.key_items();
+            let mut items = completer.unquoted_key().key_items();
             items.extend(completer.value_items());
+            let mut missing_dash = completer.items_without_dash();
+            missing_dash.retain(|item| items.iter().all(|other| other.label != item.label));
+            items.extend(missing_dash);
             items
         }
-        CursorKind::Value => completer.value_items(),
+        CursorKind::Value => completer.with_space_after_colon(completer.value_items()),
     }
 }
 
@@ -82,7 +88,53 @@ struct Completer<'a> {
     allowed: AllowedShapes,
 }
 
-impl Completer<'_> {
+impl<'a> Completer<'a> {
+    fn new(context: &'a CompletionContext<'a>, cursor: Cursor) -> Self {
+        Self { context, allowed: language::allowed_at(&cursor.key_path()), cursor }
+    }
+
+    fn text_after(&self, offset: usize) -> &str {
+        self.context.text.as_str().get(offset..).unwrap_or_default()
+    }
+
+    /// A quoted key is replaced with its quotes, because the snippet also has the colon.
+    fn unquoted_key(&self) -> Self {
+        let mut cursor = self.cursor.clone();
+        let is_item = matches!(cursor.levels.last(), Some(Level::Item));
+        let before = self.context.text.as_str().get(..cursor.word.start).unwrap_or_default();
+        let mark = before.chars().last().filter(|mark| cursor.is_quoted && !is_item && ['"', '\''].contains(mark));
+        if let Some(mark) = mark {
+            cursor.word.start -= 1;
+            cursor.column = cursor.column.saturating_sub(usize::from(cursor.word.start < cursor.value_start));
+            cursor.word.end += usize::from(self.text_after(cursor.word.end).starts_with(mark));
+        }
+        Self { cursor, ..Self::new(self.context, self.cursor.clone()) }
+    }
+
+    /// The entries of a list below the cursor's key, each with the dash that is not typed yet.
+    fn items_without_dash(&self) -> Vec<Item> {
+        if self.cursor.is_flow || self.cursor.is_quoted || !matches!(self.cursor.levels.last(), Some(Level::Key(_))) {
+            return Vec::new();
+        }
+        let mut cursor = self.cursor.clone();
+        cursor.levels.push(Level::Item);
+        cursor.column += 2;
+        let inner = Self::new(self.context, cursor);
+        let mut items = inner.key_items();
+        items.extend(inner.value_items());
+        items.iter_mut().for_each(|item| item.snippet.insert_str(0, "- "));
+        items
+    }
+
+    /// A value directly after its colon gets the space that YAML requires.
+    fn with_space_after_colon(&self, mut items: Vec<Item>) -> Vec<Item> {
+        let before = self.context.text.as_str().get(..self.cursor.word.start).unwrap_or_default();
+        if before.ends_with(':') && self.cursor.word.start == self.cursor.value_start && !self.cursor.is_quoted {
+            items.iter_mut().for_each(|item| item.snippet.insert(0, ' '));
+        }
+        items
+    }
+
     /// The path without `environments.NAME`.
     fn key_path(&self) -> Vec<Option<&str>> {
         language::without_environment(&self.cursor.key_path()).to_vec()
@@ -109,9 +161,19 @@ impl Completer<'_> {
     fn placeholder_items(&self) -> Vec<Item> {
         let text = self.context.text.as_str();
         let typed = text.get(self.cursor.value_start..self.cursor.word.start).unwrap_or_default();
+        // After `:-` follows a default, which is free text.
+        if typed.contains([':', '}'])
+            || text.get(self.cursor.word.start..self.context.offset).is_some_and(|word| word.contains(':'))
+        {
+            return Vec::new();
+        }
         let parts: Vec<&str> = typed.split('.').filter(|part| !part.is_empty()).collect();
         let is_closed = text.get(self.cursor.word.end..).is_some_and(|rest| rest.starts_with(['}', ':', '.']));
-        let all = names::placeholder_names(self.context.manifest, self.context.files, &parts);
+        let mut all = names::placeholder_names(self.context.manifest, self.context.files, &parts);
+        if parts == ["env"] {
+            let name = |name: &String| NameInfo { name: name.clone(), description: "environment variable".to_owned() };
+            all.extend(self.context.variables.keys().map(name));
+        }
         all.into_iter()
             .map(|name| {
                 let has_more = has_more_parts(&parts, &name.name);

@@ -280,18 +280,19 @@ impl LineScanner {
             is_flow,
             is_quoted: self.open_quote.is_some(),
         };
-        cursor.widen_word(text, offset, rest);
+        cursor.widen_word(text, offset, rest, is_in_block);
         cursor
     }
 }
 
 impl Cursor {
     /// Extends `word` over the rest of the word after the cursor. In a placeholder the word is one part of it.
-    fn widen_word(&mut self, text: &Text, offset: usize, rest: &str) {
+    fn widen_word(&mut self, text: &Text, offset: usize, rest: &str, is_in_block: bool) {
         let before = text.as_str().get(self.value_start..offset).unwrap_or_default();
         // `$$` escapes a placeholder.
         let open = before.rfind("${").filter(|at| !before[*at..].contains('}') && !before[..*at].ends_with('$'));
-        if let Some(open) = open.filter(|_| self.kind != CursorKind::Text || !before.contains('#')) {
+        // In a multi-line text, `#` starts no comment.
+        if let Some(open) = open.filter(|_| self.kind != CursorKind::Text || is_in_block || !before.contains('#')) {
             self.kind = CursorKind::Placeholder;
             self.value_start += open + 2;
             let typed = text.as_str().get(self.value_start..offset).unwrap_or_default();

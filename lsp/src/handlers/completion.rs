@@ -20,6 +20,7 @@ pub fn completion_items(
         offset: snapshot.encoding.offset(&snapshot.text, position),
         manifest: &analysis.loaded().manifest,
         files: &analysis.buffers,
+        variables: analysis.variables(),
         editor_indents: !capabilities.insert_text_as_is,
     };
     let convert = |(index, item)| completion_item(snapshot, capabilities, index, item);
@@ -36,7 +37,13 @@ pub(super) fn completion_item(
     let range = snapshot.encoding.range(&snapshot.text, item.replace_range.clone());
     let typed = snapshot.text.as_str().get(item.replace_range).unwrap_or_default();
     // Labels of snippets are phrases. Without this the client would hide them at the first typed letter of a name.
-    let filter = (item.kind == ItemKind::Snippet).then(|| format!("{typed}{}", item.label));
+    let quote = typed.chars().next().filter(|first| ['"', '\''].contains(first));
+    let filter = match (item.kind, quote) {
+        (ItemKind::Snippet, _) => Some(format!("{typed}{}", item.label)),
+        // The client compares the filter with the replaced text, which begins with the quote.
+        (_, Some(quote)) => Some(format!("{quote}{}", item.label)),
+        _ => None,
+    };
     CompletionItem {
         label: item.label,
         kind: Some(match item.kind {

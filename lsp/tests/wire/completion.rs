@@ -98,6 +98,15 @@ async fn completion_offers_expected_labels() {
         ("services:\n  web:\n    # $0\n", &[], &["image"]),
         ("services:\n  web:\n    command: |\n      echo $0\n", &[], &["image"]),
         ("services:\n  $0\n", &["service from an image"], &["image"]),
+        ("services:\n  web:\n    env: { A: \"${env.$0}\" }\n", &["PATH"], &["db"]),
+        ("services:\n  web:\n    env: { A: \"${vars.tag:-$0}\" }\n", &[], &["tag", "db", "resources"]),
+        ("services:\n  web:\n    command: |\n      # a note ${vars.$0\n", &["tag"], &[]),
+        ("services:\n  web:\n    security: { capabilities: [$0] }\n", &["SYS_PTRACE", "NET_ADMIN"], &["web"]),
+        ("x-env: &common { A: b }\nservices:\n  web:\n    env: *$0\n", &["*common"], &["web"]),
+        ("services:\n  web:\n    secrets:\n      $0\n", &["stripe"], &["image"]),
+        ("services:\n  web:\n    \"po$0\"\n", &["port"], &[]),
+        ("environments:\n  ci:\n    vars:\n      $0\n", &["tag"], &["db"]),
+        ("environments:\n  ci:\n    identities: { $0 }\n", &["uploads"], &["db"]),
     ];
     for (rest, present, absent) in cases {
         let fixture = if rest.starts_with("$0") { (*rest).to_owned() } else { format!("{TOP}{rest}") };
@@ -143,6 +152,18 @@ async fn accepted_completion_inserts_correct_text() {
             "services:\n  web:\n    env: { A: \"${resources.db.url}\" }\n",
         ),
         ("  c: { uses: pos$0 }\n", "postgres@16", "  c: { uses: postgres@16 }\n"),
+        ("services:\n  web:\n    restart:$0\n", "always", "services:\n  web:\n    restart: always\n"),
+        (
+            "services:\n  web:\n    secrets:\n      st$0\n",
+            "stripe",
+            "services:\n  web:\n    secrets:\n      - stripe\n",
+        ),
+        ("services:\n  web:\n    watch:\n      pa$0\n", "path", "services:\n  web:\n    watch:\n      - path: $0\n"),
+        ("services:\n  web:\n    \"po$0\"\n", "port", "services:\n  web:\n    port: $0\n"),
+        ("services:\n  web:\n    \"po$0\": 80\n", "port", "services:\n  web:\n    port: 80\n"),
+        ("services:\n  web: { image: x, \"po$0\" }\n", "port", "services:\n  web: { image: x, port: $0 }\n"),
+        ("services:\n  web:\n    restart: \"al$0\"\n", "always", "services:\n  web:\n    restart: \"always\"\n"),
+        ("x: &e { A: b }\nservices:\n  web:\n    env: *$0\n", "*e", "x: &e { A: b }\nservices:\n  web:\n    env: *e\n"),
     ];
     for (rest, label, expected) in cases {
         let found = request_completion(&format!("{TOP}{rest}"), as_is_capabilities()).await;
@@ -226,6 +247,8 @@ async fn completion_offers_local_files_and_environment_overrides() {
         ("include: [platform.yaml, $0]\n", "", ""),
         ("  new:\n    build: $0\n", "api", "build: api\n"),
         ("  new: { build: { context: $0 } }\n", "api", "context: api }"),
+        ("  new:\n    build: ./a$0\n", "./api", "build: ./api\n"),
+        ("  new:\n    build: { context: api, target: $0 }\n", "base | test", "target: base }"),
         (
             "  api2:\n    build: { context: api }\nenvironments: { x: { services: { api: { build: { dockerfile: $0 } } } } }\n",
             "Dockerfile | test.Dockerfile",
@@ -249,7 +272,7 @@ async fn completion_offers_local_files_and_environment_overrides() {
         let (text, position) = split_cursor(&format!("{top}{rest}"));
         let mut editor = Editor::start(push_capabilities()).await;
         for (name, text) in [
-            ("api/Dockerfile", ""),
+            ("api/Dockerfile", "FROM x:1 AS base\nRUN echo as y\nfrom base as test\nFROM z\n"),
             ("api/test.Dockerfile", ""),
             ("platform.yaml", ""),
             ("modules/nats/module.yaml", ""),

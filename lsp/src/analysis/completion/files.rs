@@ -57,6 +57,25 @@ impl Completer<'_> {
         all.map(|(entry, _)| name_info(entry, "a Dockerfile")).collect()
     }
 
+    /// The named stages of the unit's Dockerfile.
+    pub(super) fn stages(&self, unit: Option<&str>) -> Vec<NameInfo> {
+        let manifest = self.context.manifest;
+        let service = unit.and_then(|unit| manifest.services.get(unit)).map(|entry| &entry.value);
+        let body = service.or_else(|| Some(&manifest.jobs.get(unit?)?.value.body));
+        let Some(build) = body.and_then(|body| body.build.as_ref()) else { return Vec::new() };
+        let folder = if build.context.value.is_empty() { "." } else { build.context.value.as_str() };
+        let file = build.dockerfile.as_ref().map_or("Dockerfile", |file| file.value.as_str());
+        let Ok(bytes) = self.context.files.read(&format!("{folder}/{file}")) else { return Vec::new() };
+        let text = String::from_utf8_lossy(&bytes).into_owned();
+        let stage = |line: &str| {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            let is_from = words.first()?.eq_ignore_ascii_case("from");
+            let named = words.windows(2).find(|two| two[0].eq_ignore_ascii_case("as"))?;
+            is_from.then(|| name_info(named[1], "a stage of the Dockerfile"))
+        };
+        text.lines().filter_map(stage).take(NAMES_MAX).collect()
+    }
+
     /// The modules in `./modules/NAME`, the usual folder for them.
     pub(super) fn local_modules(&self) -> Vec<NameInfo> {
         let is_module = |folder: &String| self.context.files.read(&format!("modules/{folder}/module.yaml")).is_ok();

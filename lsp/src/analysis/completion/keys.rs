@@ -25,6 +25,11 @@ impl Completer<'_> {
                 }
                 items.extend(self.entry_items(section));
             }
+            [Some(section @ ("vars" | "identities"))]
+                if self.cursor.key_path().first() == Some(&Some("environments")) =>
+            {
+                items.extend(self.declared_values(section, &is_unset));
+            }
             [] if self.cursor.key_path().is_empty() && siblings.is_empty() => items.push(self.manifest_item()),
             _ => {}
         }
@@ -163,6 +168,22 @@ impl Completer<'_> {
                 };
                 item.snippet.push_str(&rest);
             }
+            item
+        };
+        all.into_iter().filter(|name| is_unset(&name.name)).map(item).collect()
+    }
+
+    /// In an environment: the declared variables or identities that it may set to another value.
+    fn declared_values(&self, section: &str, is_unset: &dyn Fn(&str) -> bool) -> Vec<Item> {
+        let manifest = self.context.manifest;
+        let variable = |name: &String| names::NameInfo { name: name.clone(), description: "variable".to_owned() };
+        let all = match section {
+            "vars" => manifest.vars.keys().map(variable).collect(),
+            _ => names::identities(manifest),
+        };
+        let item = |name: names::NameInfo| {
+            let mut item = Item { rank: 0, ..self.name_item(name, ItemKind::Name) };
+            item.snippet.push_str(if self.has_colon_after() { "" } else { ": $0" });
             item
         };
         all.into_iter().filter(|name| is_unset(&name.name)).map(item).collect()

@@ -1,5 +1,7 @@
 //! Completion of values: the words of a choice, and the names that a value may refer to.
 
+use std::collections::BTreeSet;
+
 use manifest::spec::Shape;
 
 use super::{Completer, DocTarget, Item, ItemKind, escape_snippet};
@@ -8,7 +10,11 @@ use crate::analysis::names::{self, NameInfo};
 
 impl Completer<'_> {
     pub(super) fn value_items(&self) -> Vec<Item> {
-        let mut items = self.reference_items();
+        let mut items = self.alias_items();
+        if !items.is_empty() {
+            return items;
+        }
+        items = self.reference_items();
         for shape in &self.allowed.shapes {
             let words: &[&str] = match shape {
                 Shape::Choice(words) => words,
@@ -28,7 +34,35 @@ impl Completer<'_> {
         items
     }
 
-    fn name_items(&self, names: Vec<NameInfo>) -> Vec<Item> {
+    /// After `*`: the anchors above the cursor.
+    fn alias_items(&self) -> Vec<Item> {
+        let text = self.context.text.as_str();
+        let typed = text.get(self.cursor.value_start..self.context.offset).unwrap_or_default();
+        if !typed.starts_with('*') || self.cursor.is_quoted {
+            return Vec::new();
+        }
+        let above = text.get(..self.cursor.value_start).unwrap_or_default();
+        let name_after = |at: usize| {
+            let starts_word = above[..at].ends_with([' ', '[', ',', '\n']);
+            let name = above[at + 1..].split([' ', ',', ']', '}', '\n', '\r']).next().unwrap_or_default();
+            (starts_word && !name.is_empty()).then(|| name.to_owned())
+        };
+        let names: BTreeSet<String> = above.match_indices('&').filter_map(|(at, _)| name_after(at)).collect();
+        let replace_range = self.cursor.value_start..self.cursor.word.end.max(self.context.offset);
+        let item = |name: String| {
+            let label = format!("*{name}");
+            let snippet = escape_snippet(&label);
+            Item { replace_range: replace_range.clone(), rank: 2, ..self.item(&label, ItemKind::Name, snippet) }
+        };
+        names.into_iter().map(item).collect()
+    }
+
+    fn name_items(&self, mut names: Vec<NameInfo>) -> Vec<Item> {
+        // The label must begin like the typed path, or the client hides it.
+        let typed = self.context.text.as_str().get(self.cursor.word.start..self.context.offset).unwrap_or_default();
+        if typed.starts_with("./") {
+            names.iter_mut().filter(|name| !name.name.starts_with('.')).for_each(|name| name.name.insert_str(0, "./"));
+        }
         names.into_iter().map(|name| self.name_item(name, ItemKind::Name)).collect()
     }
 
@@ -54,6 +88,10 @@ impl Completer<'_> {
             }
             [Some("services" | "jobs"), Some(_), Some("build"), Some("dockerfile")] => {
                 self.name_items(self.dockerfiles(unit))
+            }
+            [Some("services" | "jobs"), Some(_), Some("build"), Some("target")] => self.name_items(self.stages(unit)),
+            [Some("services" | "jobs"), Some(_), Some("security"), Some("capabilities" | "drop"), None] => {
+                self.unlisted_items(capabilities())
             }
             [Some("services" | "jobs"), Some(_), Some("stop"), Some("signal")] => self.signal_items(),
             [Some("services" | "jobs"), Some(_), Some("identity")] => self.name_items(names::identities(manifest)),
@@ -148,4 +186,35 @@ impl Completer<'_> {
         };
         words.iter().map(|word| Item { rank: 3, ..self.item(word, ItemKind::Value, escape_snippet(word)) }).collect()
     }
+}
+
+/// The Linux capabilities that Docker accepts, without the prefix `CAP_`.
+fn capabilities() -> Vec<NameInfo> {
+    let all = [
+        "ALL",
+        "AUDIT_WRITE",
+        "CHOWN",
+        "DAC_OVERRIDE",
+        "FOWNER",
+        "FSETID",
+        "IPC_LOCK",
+        "KILL",
+        "MKNOD",
+        "NET_ADMIN",
+        "NET_BIND_SERVICE",
+        "NET_RAW",
+        "PERFMON",
+        "SETFCAP",
+        "SETGID",
+        "SETPCAP",
+        "SETUID",
+        "SYS_ADMIN",
+        "SYS_CHROOT",
+        "SYS_NICE",
+        "SYS_PTRACE",
+        "SYS_RESOURCE",
+        "SYS_TIME",
+    ];
+    let info = |name: &str| NameInfo { name: name.to_owned(), description: "Linux capability".to_owned() };
+    all.map(info).to_vec()
 }
