@@ -1,6 +1,7 @@
 //! Random actions of a user on three apps, compared with a model after each action.
 //!
-//! The sequence depends only on the seed. `PDEV_ACTIONS` sets the number of actions, `PDEV_SEED` the seed.
+//! The sequence depends only on the seed. `PDEV_ACTIONS` sets the number of actions, `PDEV_SEED` the seed, and
+//! `PDEV_KILLS_DURING_OPERATIONS=1` adds kills of the agent during operations, whose moment depends on the machine.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -66,6 +67,8 @@ struct User {
     next_version: u64,
     shells: Vec<Option<PathBuf>>,
     history: Vec<String>,
+    /// Whether the agent is also killed during operations.
+    interrupts_operations: bool,
 }
 
 impl User {
@@ -97,7 +100,8 @@ impl User {
             app("beta", &["one"], &mut next_version),
             app("gamma", &["a", "b", "c"], &mut next_version),
         ];
-        Self { apps, random: Random(seed), next_version, shells, history: Vec::new(), sandbox }
+        let interrupts_operations = parameter("PDEV_KILLS_DURING_OPERATIONS", 0) > 0;
+        Self { apps, random: Random(seed), next_version, shells, history: Vec::new(), interrupts_operations, sandbox }
     }
 
     /// A command of one of the user's shells.
@@ -120,7 +124,7 @@ impl User {
         let folder = self.apps[index].folder.clone();
         let services: Vec<String> = self.apps[index].applied.keys().cloned().collect();
         let is_up = self.apps[index].is_up;
-        let action = self.random.choose([
+        let mut actions = vec![
             "up",
             "up",
             "up",
@@ -135,10 +139,11 @@ impl User {
             "stop agent",
             "move",
             "up detached",
-            "up killed",
-            "restart killed",
-            "down killed",
-        ]);
+        ];
+        if self.interrupts_operations {
+            actions.extend(["up killed", "restart killed", "down killed"]);
+        }
+        let action = self.random.choose(actions);
         self.history.push(format!("{action} {}", self.apps[index].name));
         match action {
             "up" | "up detached" => {

@@ -12,12 +12,12 @@ use crate::preview::PreviewHandle;
 const RECOVERY_LIMIT: Duration = Duration::from_secs(5);
 
 pub(super) fn find_preview(api: &Api, preview: &str) -> Result<PreviewHandle, ProblemResponse> {
-    api.shared.preview_handle(&PreviewId(preview.to_owned())).ok_or_else(|| {
-        let title = format!("there is no preview `{preview}`");
-        ProblemResponse(
-            protocol::Problem::new("unknown_preview", 404, title).hint("Run `pdev ls` to list all previews."),
-        )
-    })
+    api.shared.preview_handle(&PreviewId(preview.to_owned())).ok_or_else(|| unknown_preview(preview))
+}
+
+pub(super) fn unknown_preview(preview: &str) -> ProblemResponse {
+    let title = format!("there is no preview `{preview}`");
+    ProblemResponse(protocol::Problem::new("unknown_preview", 404, title).hint("Run `pdev ls` to list all previews."))
 }
 
 /// Finds a preview and waits until its units are known: right after the agent has started, its actor is still

@@ -16,7 +16,7 @@ use protocol::request::{DeliverSecretsRequest, DownRequest, LocateRequest, Resta
 use protocol::status::{LocateReply, PreviewState, PreviewStatus, UnitState};
 use serde::Deserialize;
 
-use super::preview_lookup::{find_preview, find_recovered};
+use super::preview_lookup::{find_preview, find_recovered, unknown_preview};
 use super::{Api, JsonBody, ProblemResponse, stream};
 use crate::peer::{Peer, requester_of};
 use crate::preview::{ManifestSource, PreviewHandle, caller_environment, naming};
@@ -94,6 +94,15 @@ async fn begin_up(
     Err(ProblemResponse(last_problem.unwrap_or_default()))
 }
 
+/// The actor of a preview ends when the preview is removed, for example by the `down` of another shell that finishes
+/// between the look-up and the request.
+fn ended_problem(api: &Api, preview: &str, problem: protocol::Problem) -> ProblemResponse {
+    if problem.code == "agent_stopping" && !api.shared.is_draining() {
+        return unknown_preview(preview);
+    }
+    ProblemResponse(problem)
+}
+
 pub(super) async fn list(State(api): State<Api>) -> Json<Vec<PreviewStatus>> {
     let mut all: Vec<PreviewStatus> = api.shared.preview_handles().iter().map(current_status).collect();
     all.sort_by(|a, b| a.preview.title.cmp(&b.preview.title));
@@ -122,7 +131,7 @@ pub(super) async fn down(
     ensure_accepting(&api)?;
     let handle = find_preview(&api, &preview)?;
     let events = api.shared.bus.subscribe(None).1;
-    let operation = handle.down(request.volumes).await.map_err(ProblemResponse)?;
+    let operation = handle.down(request.volumes).await.map_err(|problem| ended_problem(&api, &preview, problem))?;
     Ok(stream::operation_events(events, operation, false))
 }
 
@@ -141,7 +150,7 @@ pub(super) async fn restart(
         session_previews::refuse_personal_units(&api.shared, &handle.id, units, &requester_of(&api.shared, peer))?;
     }
     let events = api.shared.bus.subscribe(None).1;
-    let operation = handle.restart(request.units).await.map_err(ProblemResponse)?;
+    let operation = handle.restart(request.units).await.map_err(|problem| ended_problem(&api, &preview, problem))?;
     Ok(stream::operation_events(events, operation, false))
 }
 
@@ -157,7 +166,7 @@ pub(super) async fn stop(
     }
     let handle = find_recovered(&api, &preview).await?;
     let events = api.shared.bus.subscribe(None).1;
-    let operation = handle.stop_units(request.units).await.map_err(ProblemResponse)?;
+    let operation = handle.stop_units(request.units).await.map_err(|problem| ended_problem(&api, &preview, problem))?;
     Ok(stream::operation_events(events, operation, false))
 }
 
