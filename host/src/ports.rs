@@ -68,6 +68,13 @@ pub fn find_listener(port: u16, expected: &[i32], is_expected: impl Fn(i32) -> b
     }
 }
 
+/// Whether this process listens on this TCP port. It reads only the descriptors of this one process.
+#[must_use]
+pub fn listens_on(pid: i32, port: u16) -> bool {
+    let sockets = listening_sockets(port);
+    !sockets.is_empty() && has_open_socket(pid, &sockets)
+}
+
 /// The TCP ports on which these processes listen, in order.
 #[must_use]
 pub fn listening_ports(pids: &[i32]) -> Vec<u16> {
@@ -184,6 +191,7 @@ mod tests {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
         let port = listener.local_addr().expect("bound").port();
         let own_pid = std::process::id().cast_signed();
+        assert!(listens_on(own_pid, port) && !listens_on(1, port));
         assert_eq!(find_listener(port, &[own_pid], |_| false), Listener::Expected);
         assert_eq!(find_listener(port, &[], |pid| pid == own_pid), Listener::Expected);
         assert!(

@@ -147,7 +147,12 @@ impl Driver for ProcessDriver {
         }
         let (records, unit) = (RecordStore::new(&self.previews_folder.join(&preview.0)), unit.to_owned());
         run_blocking(move || {
-            Ok(records.read_living_keeper().ok().flatten().map(|keeper| peer::port_use(&keeper, &unit, port)))
+            let Some(keeper) = records.read_living_keeper().ok().flatten() else { return Ok(None) };
+            let leader = match records.read_unit(&unit).ok().flatten().map(|record| record.state) {
+                Some(RecordedState::Running { process, .. }) if process.is_alive() => Some(process.pid),
+                _ => None,
+            };
+            Ok(Some(peer::port_use(&keeper, &unit, leader, port)))
         })
         .await
     }

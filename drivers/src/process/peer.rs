@@ -5,7 +5,7 @@
 use std::net::SocketAddr;
 
 use host::connections::peer_pids;
-use host::ports::{find_listener, listening_ports};
+use host::ports::{Listener, find_listener, listening_ports, listens_on};
 use host::processes::{descendants, environment};
 
 use super::kernel::MARKER;
@@ -18,7 +18,13 @@ pub(super) fn peer_is_unit(nonce: &str, unit: &str, peer: SocketAddr, local: Soc
 }
 
 /// Who listens on a port that belongs to this unit.
-pub(super) fn port_use(keeper: &KeeperRecord, unit: &str, port: u16) -> PortUse {
+///
+/// `leader` is the process that the keeper started for the unit. It listens itself in most units, and then the process
+/// table need not be read, which takes milliseconds.
+pub(super) fn port_use(keeper: &KeeperRecord, unit: &str, leader: Option<i32>, port: u16) -> PortUse {
+    if leader.is_some_and(|leader| listens_on(leader, port)) {
+        return PortUse { listener: Listener::Expected, unit_ports: vec![port] };
+    }
     // The keeper adopts programs that detach from their parent. Descent is checked first because it is cheap, and because
     // some programs overwrite the memory of their environment (postgres and nginx, to show their state in `ps`).
     let programs = descendants(keeper.process.pid);
