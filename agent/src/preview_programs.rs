@@ -30,6 +30,10 @@ pub struct PreviewProgram {
 #[must_use]
 pub fn program_of_peer(shared: &Shared, peer: Peer) -> Option<PreviewProgram> {
     let pid = peer.pid.filter(|pid| *pid > 0)?;
+    // Credential helpers have a millisecond, so the process table is read only if there are such programs.
+    if !shared.registry.has_active_previews() {
+        return None;
+    }
     let Some(chain) = ancestors(pid, &SystemProcesses) else {
         // The process may have ended its parent on purpose.
         let has_programs = shared.preview_handles().iter().any(|handle| handle.live.scope().is_some());

@@ -144,6 +144,12 @@ impl Registry {
         self.lock().get(id)?.session.clone()
     }
 
+    /// Whether a preview may have programs: one that is up, or whose `down` is not complete.
+    #[must_use]
+    pub fn has_active_previews(&self) -> bool {
+        self.lock().values().any(|record| record.intent != Intent::Idle)
+    }
+
     /// The previews that coding agents' sessions started; usually none.
     #[must_use]
     pub fn previews_with_session(&self) -> Vec<(PreviewId, Session)> {
