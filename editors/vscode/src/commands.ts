@@ -18,6 +18,7 @@ export const SERVER_COMMANDS = [
   'pdev.open',
   'pdev.status',
   'pdev.check',
+  'pdev.advice',
   'pdev.waive',
   'pdev.render',
   'pdev.diff',
@@ -28,7 +29,7 @@ export const SERVER_COMMANDS = [
   'pdev.approve',
 ];
 /** Commands that start no program and prompt no user, so they are allowed in untrusted workspaces. */
-export const STATIC_COMMANDS = new Set(['pdev.check', 'pdev.waive', 'pdev.render']);
+export const STATIC_COMMANDS = new Set(['pdev.check', 'pdev.advice', 'pdev.waive', 'pdev.render']);
 
 /** Commands of this extension for one service, and the server command for each. */
 export const UNIT_COMMANDS: Record<string, string> = { 'pdev.unit.start': 'pdev.up', 'pdev.unit.stop': 'pdev.stop' };
