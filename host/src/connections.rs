@@ -4,17 +4,28 @@
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
 
-use crate::processes::{all_pids, has_open_socket};
+use crate::processes::{all_pids, has_open_socket, socket_name};
+#[cfg(target_os = "linux")]
+use crate::socket_diag;
 
 /// The processes at the other end of a connection, of those that `is_candidate` accepts.
 ///
 /// Candidates are selected first, because reading the descriptors of every process costs more.
 pub fn peer_pids(peer: SocketAddr, local: SocketAddr, is_candidate: impl Fn(i32) -> bool) -> impl Iterator<Item = i32> {
-    let table = fs::read_to_string("/proc/self/net/tcp").unwrap_or_default();
-    let sockets = find_socket_inode(&table, peer, local).map(|inode| [format!("socket:[{inode}]")]);
-    let pids = if sockets.is_some() { all_pids() } else { Vec::new() };
-    pids.into_iter()
-        .filter(move |pid| is_candidate(*pid) && sockets.as_ref().is_some_and(|sockets| has_open_socket(*pid, sockets)))
+    let sockets = socket_names(peer, local);
+    let pids = if sockets.is_empty() { Vec::new() } else { all_pids() };
+    pids.into_iter().filter(move |pid| is_candidate(*pid) && has_open_socket(*pid, &sockets))
+}
+
+/// The names in `/proc/PID/fd` of the sockets at `peer` that are connected to `local`: one or none.
+fn socket_names(peer: SocketAddr, local: SocketAddr) -> Vec<String> {
+    #[cfg(target_os = "linux")]
+    if let Some(sockets) = socket_diag::connected_sockets(peer, local) {
+        return sockets.iter().map(|socket| socket_name(socket.inode)).collect();
+    }
+    // Dual-stack sockets, such as those of Java, are in the second table.
+    let tables = ["/proc/self/net/tcp", "/proc/self/net/tcp6"].map(|path| fs::read_to_string(path).unwrap_or_default());
+    tables.iter().find_map(|table| find_socket_inode(table, peer, local)).map(socket_name).into_iter().collect()
 }
 
 /// The inode of the socket at `peer` that is connected to `local`.
@@ -22,7 +33,7 @@ fn find_socket_inode(table: &str, peer: SocketAddr, local: SocketAddr) -> Option
     let (peer, local) = (kernel_address(peer)?, kernel_address(local)?);
     table.lines().skip(1).find_map(|line| {
         let mut fields = line.split_ascii_whitespace().skip(1);
-        let is_match = fields.next()? == peer && fields.next()? == local;
+        let is_match = without_mapping(fields.next()?) == peer && without_mapping(fields.next()?) == local;
         // The inode is column 9; the iterator is behind column 2.
         is_match.then(|| fields.nth(6)?.parse().ok()).flatten()
     })
@@ -34,6 +45,11 @@ fn kernel_address(address: SocketAddr) -> Option<String> {
     let SocketAddr::V4(address) = address else { return None };
     let ip: Ipv4Addr = *address.ip();
     Some(format!("{:08X}:{:04X}", u32::from_ne_bytes(ip.octets()), address.port()))
+}
+
+/// Removes the prefix `::ffff:` of an IPv4 address in the table of IPv6 sockets.
+fn without_mapping(address: &str) -> &str {
+    address.strip_prefix("0000000000000000FFFF0000").unwrap_or(address)
 }
 
 #[cfg(test)]
@@ -60,6 +76,26 @@ mod tests {
         child.wait().unwrap();
     }
 
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn dual_stack_peer_is_found() {
+        use std::net::{Ipv6Addr, TcpListener};
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let local = listener.local_addr().unwrap();
+        let SocketAddr::V4(v4) = local else { panic!("an IPv4 address") };
+        let mapped = SocketAddr::from((v4.ip().to_ipv6_mapped(), v4.port()));
+        let family = rustix::net::AddressFamily::INET6;
+        let client = rustix::net::socket(family, rustix::net::SocketType::STREAM, None).unwrap();
+        if rustix::net::bind(&client, &SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0))).is_err() {
+            eprintln!("this machine has no IPv6");
+            return;
+        }
+        rustix::net::connect(&client, &mapped).unwrap();
+        let (_stream, peer) = listener.accept().unwrap();
+        let own_pid = std::process::id().cast_signed();
+        assert_eq!(peer_pids(peer, local, |pid| pid == own_pid).collect::<Vec<_>>(), [own_pid]);
+    }
+
     #[test]
     fn socket_inode_is_found_in_kernel_table() {
         let table = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n   \
@@ -67,5 +103,7 @@ mod tests {
         let (peer, local) = ("127.0.0.1:50000".parse().unwrap(), "127.0.0.1:20000".parse().unwrap());
         assert_eq!(find_socket_inode(table, peer, local), Some(4711));
         assert_eq!(find_socket_inode(table, local, peer), None);
+        let mapped = table.replace(" 0100007F", " 0000000000000000FFFF00000100007F");
+        assert_eq!(find_socket_inode(&mapped, peer, local), Some(4711));
     }
 }

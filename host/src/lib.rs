@@ -12,4 +12,6 @@ pub mod locations;
 pub mod machine;
 pub mod ports;
 pub mod processes;
+#[cfg(target_os = "linux")]
+mod socket_diag;
 pub mod unix_socket;

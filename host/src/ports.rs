@@ -1,12 +1,14 @@
 //! Finds the process that listens on a port of this machine, for messages about ports in use.
 //!
-//! Only reads `/proc`: binds, connects and signals nothing. Processes of other users are found if the kernel permits.
+//! Only asks the kernel: binds, connects and signals nothing. Processes of other users are found if the kernel permits.
 //! On other systems than Linux, no process is found.
 
 use std::fmt;
 use std::fs;
 
-use crate::processes::{self, all_pids, has_open_socket};
+use crate::processes::{self, all_pids, has_open_socket, socket_name};
+#[cfg(target_os = "linux")]
+use crate::socket_diag;
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct PortOwner {
@@ -79,7 +81,7 @@ pub fn listens_on(pid: i32, port: u16) -> bool {
 #[must_use]
 pub fn listening_ports(pids: &[i32]) -> Vec<u16> {
     let mut found = std::collections::BTreeSet::new();
-    for (port, socket) in tables().iter().flat_map(|table| listening_entries(table)) {
+    for (port, socket) in all_listening_sockets() {
         let socket = [socket];
         if !found.contains(&port) && pids.iter().any(|pid| has_open_socket(*pid, &socket)) {
             found.insert(port);
@@ -88,14 +90,19 @@ pub fn listening_ports(pids: &[i32]) -> Vec<u16> {
     found.into_iter().collect()
 }
 
-fn tables() -> [String; 2] {
-    ["/proc/net/tcp", "/proc/net/tcp6"].map(|path| fs::read_to_string(path).unwrap_or_default())
+/// The names in `/proc/PID/fd` of the sockets that listen on a port.
+fn listening_sockets(port: u16) -> Vec<String> {
+    all_listening_sockets().into_iter().filter(|(listening, _)| *listening == port).map(|(_, socket)| socket).collect()
 }
 
-fn listening_sockets(port: u16) -> Vec<String> {
-    let tables = tables();
-    let entries = tables.iter().flat_map(|table| listening_entries(table));
-    entries.filter(|(listening, _)| *listening == port).map(|(_, socket)| socket).collect()
+/// The ports of all listening sockets, and the sockets' names in `/proc/PID/fd`.
+fn all_listening_sockets() -> Vec<(u16, String)> {
+    #[cfg(target_os = "linux")]
+    if let Some(sockets) = socket_diag::listening_sockets() {
+        return sockets.iter().map(|socket| (socket.local.port(), socket_name(socket.inode))).collect();
+    }
+    let tables = ["/proc/net/tcp", "/proc/net/tcp6"].map(|path| fs::read_to_string(path).unwrap_or_default());
+    tables.iter().flat_map(|table| listening_entries(table)).collect()
 }
 
 /// The state LISTEN.
@@ -108,7 +115,7 @@ fn listening_entries(table: &str) -> impl Iterator<Item = (u16, String)> {
         let (_, hex) = fields.get(1)?.rsplit_once(':')?;
         let inode: u64 = fields.get(9)?.parse().ok()?;
         let port = u16::from_str_radix(hex, 16).ok()?;
-        (*fields.get(3)? == LISTENING_STATE).then(|| (port, format!("socket:[{inode}]")))
+        (*fields.get(3)? == LISTENING_STATE).then(|| (port, socket_name(inode)))
     })
 }
 

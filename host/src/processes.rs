@@ -154,6 +154,11 @@ pub fn executable(pid: i32) -> Option<PathBuf> {
     fs::read_link(format!("/proc/{pid}/exe")).ok()
 }
 
+/// The link target of a socket in `/proc/PID/fd`.
+pub(crate) fn socket_name(inode: u64) -> String {
+    format!("socket:[{inode}]")
+}
+
 /// Whether the process has one of these sockets open, each written as `socket:[INODE]`.
 pub(crate) fn has_open_socket(pid: i32, sockets: &[String]) -> bool {
     let descriptors = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
