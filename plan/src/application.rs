@@ -175,7 +175,12 @@ impl Body {
         // A plain word is a volume's name.
         let paths = sources.filter(|source| source.starts_with('/') || is_project_source(source));
         let mounts = host_config["Mounts"].as_array().into_iter().flatten();
-        let typed = mounts.filter(|mount| mount["Type"] == "bind").filter_map(|mount| mount["Source"].as_str());
+        let typed = mounts.filter_map(|mount| match mount["Type"].as_str() {
+            Some("bind") => mount["Source"].as_str(),
+            // The engine's `local` driver mounts this path: `o: bind`.
+            Some("volume") => mount["VolumeOptions"]["DriverConfig"]["Options"]["device"].as_str(),
+            _ => None,
+        });
         paths.chain(typed).map(str::to_owned).collect()
     }
 

@@ -97,20 +97,28 @@ fn container_with_the_socket_gets_no_credentials() {
     let pdev = prepare(&sandbox);
     let root = sandbox.path("").display().to_string();
     let root = root.trim_end_matches('/');
-    let service = |bind: &str, command: &str| {
+    let service = |host_config: &str, command: &str| {
         manifest(&format!(
-            "  web:\n    image: \"debian:stable-slim\"\n    health: none\n    stop: {{ grace: 0s }}\n    env: {{ HOME: {root}/home, PDEV_SOCKET_DIR: {root}/run }}\n    command: [sh, -c, '{command}']\n    security: {{ user: \"0\", read_only: false }}\n    raw: {{ docker: {{ HostConfig: {{ Binds: [\"{bind}\"] }} }} }}\n"
+            "  web:\n    image: \"debian:stable-slim\"\n    health: none\n    stop: {{ grace: 0s }}\n    env: {{ HOME: {root}/home, PDEV_SOCKET_DIR: {root}/run }}\n    command: [sh, -c, '{command}']\n    security: {{ user: \"0\", read_only: false }}\n    raw: {{ docker: {{ HostConfig: {{ {host_config} }} }} }}\n"
         ))
     };
     // The folder itself is refused, through `raw` and through a symbolic link too.
     std::os::unix::fs::symlink(sandbox.path("run"), sandbox.project().join("link")).unwrap();
-    for bind in [format!("{root}/run:/x"), format!("{root}/run/agent.sock:/x"), "./link:/x".to_owned()] {
-        sandbox.write("pdev.yaml", &service(&bind, "sleep 1000"));
+    let volume = format!(
+        "Mounts: [{{ Type: volume, Target: /x, VolumeOptions: {{ DriverConfig: {{ Name: local, Options: {{ type: none, o: bind, device: {root}/run }} }} }} }}]"
+    );
+    let bind = |source: &str| format!("Binds: [\"{source}\"]");
+    for mount in
+        [bind(&format!("{root}/run:/x")), bind(&format!("{root}/run/agent.sock:/x")), bind("./link:/x"), volume]
+    {
+        sandbox.write("pdev.yaml", &service(&mount, "sleep 1000"));
         sandbox.pdev(&["up"]).fails_with(1).prints("which belongs to pdev");
     }
     // A folder above it is not, and the agent refuses the container.
-    sandbox
-        .write("pdev.yaml", &service(&format!("{root}:{root}"), &format!("{pdev} credential token reg; sleep 1000")));
+    sandbox.write(
+        "pdev.yaml",
+        &service(&bind(&format!("{root}:{root}")), &format!("{pdev} credential token reg; sleep 1000")),
+    );
     sandbox.pdev(&["up"]).ok();
     let logs = || sandbox.pdev(&["logs", "web"]).transcript();
     wait_until("the container has asked", Duration::from_secs(30), || {

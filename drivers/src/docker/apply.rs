@@ -20,7 +20,7 @@ use plan::step::Action;
 use super::names::{NAME_ATTEMPTS, container_unit, suffixed_name};
 use super::problems::{self, response_status, to_problem, with_timeout};
 use super::translate::{CreateContext, HASH, IMAGE, PREVIEW, SERVICE, grace_seconds, render_container};
-use super::{READ_TIMEOUT, StepContext, WRITE_TIMEOUT, credential_network, images, network, observe};
+use super::{READ_TIMEOUT, StepContext, WRITE_TIMEOUT, credential_network, foreign_objects, images, network, observe};
 use crate::driver::{Problem, ProblemKind, Scope, StepOutcome};
 
 /// Interval and maximum number of checks whether a removal in progress has finished.
@@ -83,6 +83,7 @@ async fn create(context: &StepContext<'_>, scope: &Scope, name: &str) -> Result<
         secrets_folder: secrets.as_deref(),
     };
     let mut rendered = render_container(unit, container, &create_context)?;
+    foreign_objects::refuse(engine, scope, name, &mut rendered).await?;
     let note = if unit.identity.is_some() {
         credential_network::attach_container(engine, name, &mut rendered).await?
     } else {

@@ -20,7 +20,7 @@ use crate::driver::{Problem, ProblemKind};
 
 pub(super) const ADDRESS: Ipv4Addr = Ipv4Addr::new(169, 254, 170, 2);
 const SUBNET: &str = "169.254.170.0/24";
-const NETWORK_NAME: &str = "pdev-credentials";
+pub(super) const NETWORK_NAME: &str = "pdev-credentials";
 const LABEL: &str = "dev.pdev.endpoint";
 /// Another agent or a concurrent unit that creates the network at the same moment reserves its address range before the
 /// network becomes visible, and no event announces it.

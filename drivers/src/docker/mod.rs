@@ -12,6 +12,7 @@ mod dockerignore;
 mod events;
 mod exec;
 mod factory;
+mod foreign_objects;
 mod images;
 mod logs;
 mod names;

@@ -5,6 +5,7 @@ mod credential_network;
 mod driver_contract;
 mod engine_restart;
 mod exits;
+mod foreign_objects;
 mod ownership;
 mod private_engine;
 mod pull;
