@@ -35,6 +35,7 @@ use crate::bus::Bus;
 use crate::journal::Journal;
 use crate::locations::AgentLocations;
 use crate::peer::Peer;
+use crate::preview::discovery::publish_restored;
 use crate::preview::naming;
 use crate::proxy::Routes;
 use crate::proxy::{Limits, Listeners, Proxy};
@@ -54,6 +55,7 @@ const DRAIN_LIMIT: Duration = Duration::from_secs(5);
 const CONNECTIONS_MAX: usize = 1024;
 const DEFAULT_PROXY_PORT: u16 = 8642;
 const DESCRIPTOR_LIMIT: u64 = 65_536;
+const RESTORED_UNITS_LIMIT: Duration = Duration::from_secs(1);
 
 #[derive(Clone, Debug)]
 pub struct AgentOptions {
@@ -317,6 +319,7 @@ fn build_drivers(locations: &AgentLocations, descriptors: Option<u64>) -> Runtim
     RuntimeDrivers::new(drivers::driver_factories(DriverSettings {
         keeper_program: current_executable(),
         previews_folder: locations.state.join("previews"),
+        owner: locations.owner(),
         descriptor_limit: descriptors,
     }))
 }
@@ -343,7 +346,8 @@ async fn record_events(bus: Bus, journal: Journal) {
 /// Starts an actor for every recorded preview. Running units are adopted; interrupted operations are finished or
 /// undone.
 async fn recover_previews(shared: &Arc<Shared>) {
-    for record in shared.registry.all() {
+    let records = shared.registry.all();
+    for record in &records {
         let handle = naming::find_or_start_actor(
             shared,
             convert::preview_ref(&record.name),
@@ -352,6 +356,19 @@ async fn recover_previews(shared: &Arc<Shared>) {
         if record.intent != Intent::Idle {
             handle.recover("the agent started").await;
         }
+    }
+    // Nothing supervises these, so only their list of units is read again.
+    let restored = records.into_iter().filter(|record| record.is_restored);
+    let publications: Vec<_> = restored.map(|record| publish_restored(Arc::clone(shared), record)).collect();
+    if !publications.is_empty() {
+        let (done, finished) = tokio::sync::oneshot::channel();
+        shared.tasks.spawn(async move {
+            futures_util::future::join_all(publications).await;
+            // The start no longer waits if the engine took too long.
+            let _unwanted = done.send(());
+        });
+        // The first client should see them, but an engine that does not answer must not delay the start.
+        drop(tokio::time::timeout(RESTORED_UNITS_LIMIT, finished).await);
     }
 }
 

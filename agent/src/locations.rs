@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use host::locations::UserFolders;
 use plan::application::PreviewId;
+use sha2::{Digest, Sha256};
 
 #[derive(Clone, Debug)]
 pub struct AgentLocations {
@@ -56,6 +57,14 @@ impl AgentLocations {
             state: self.state.join("previews").join(&id.0),
             cache: self.cache.clone(),
         }
+    }
+
+    /// Names this agent in the labels of objects on engines that it may share: a digest of machine, user and state folder.
+    #[must_use]
+    pub fn owner(&self) -> String {
+        let user = rustix::process::getuid().as_raw();
+        let text = format!("{}\0{user}\0{}", host::machine::machine_id(), self.state.display());
+        strings::to_hex(&Sha256::digest(text)[..8])
     }
 
     #[must_use]

@@ -74,6 +74,10 @@ pub struct Record {
     /// this session.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub session: Option<Session>,
+    /// Found in a runtime without a record. Nothing supervises its units until the next `up`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    #[serde(rename = "restored")]
+    pub is_restored: bool,
     /// Units that a user stopped. Only an `up` that selects them starts them again.
     #[serde(default)]
     #[serde(rename = "resting")]
@@ -144,10 +148,11 @@ impl Registry {
         self.lock().get(id)?.session.clone()
     }
 
-    /// Whether a preview may have programs: one that is up, or whose `down` is not complete.
+    /// Whether a preview may have programs: one that is up, whose `down` is not complete, or that was found without a
+    /// record.
     #[must_use]
     pub fn has_active_previews(&self) -> bool {
-        self.lock().values().any(|record| record.intent != Intent::Idle)
+        self.lock().values().any(|record| record.intent != Intent::Idle || record.is_restored)
     }
 
     /// The previews that coding agents' sessions started; usually none.
@@ -267,6 +272,7 @@ impl Record {
             applied_context: None,
             session: None,
             delivered_inputs: BTreeMap::new(),
+            is_restored: false,
             stopped_units: BTreeSet::new(),
         }
     }

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use client::Client;
-use protocol::request::LocateRequest;
+use protocol::request::{DiscoverRequest, LocateRequest};
 use protocol::status::PreviewStatus;
 use strings::nearest;
 
@@ -43,7 +43,13 @@ async fn find_by_folder(
     let folder = manifest.as_ref().map_or(start, |location| &location.folder);
     let request =
         LocateRequest { folder: folder.to_string_lossy().into_owned(), environment: environment.map(str::to_owned) };
-    match client.locate(&request).await {
+    let mut located = client.locate(&request).await;
+    if matches!(&located, Ok(reply) if !reply.known) {
+        // Its record may be lost.
+        client.discover_previews(&discover_request()).await?;
+        located = client.locate(&request).await;
+    }
+    match located {
         Ok(reply) if reply.known => Ok(client.status(&reply.preview.id).await?),
         Ok(reply) => {
             let message = match reply.preview.app.as_str() {
@@ -70,6 +76,11 @@ async fn find_by_name(
     if let Some(index) = find_match(&previews, name, environment)? {
         return Ok(previews.into_iter().nth(index).unwrap_or_default());
     }
+    // Its record may be lost.
+    let previews = client.discover_previews(&discover_request()).await?;
+    if let Some(index) = find_match(&previews, name, environment)? {
+        return Ok(previews.into_iter().nth(index).unwrap_or_default());
+    }
     let path = context.folder.join(name);
     if path.is_dir() {
         return find_by_folder(client, &path.canonicalize()?, environment).await;
@@ -79,6 +90,12 @@ async fn find_by_name(
         Some(title) => Err(failure.hint(format!("Did you mean `{title}`?"))),
         None => Err(add_known_previews(failure, &previews)),
     }
+}
+
+/// For previews whose record may be lost.
+pub(crate) fn discover_request() -> DiscoverRequest {
+    let target_variables = plan::runtime::RuntimeKind::target_variables(|name| std::env::var(name).ok());
+    DiscoverRequest { target_variables }
 }
 
 fn find_match(previews: &[PreviewStatus], name: &str, environment: Option<&str>) -> Result<Option<usize>, Failure> {

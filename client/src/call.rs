@@ -12,7 +12,8 @@ use protocol::exec::{ExecRequest, UPGRADE_PROTOCOL};
 use protocol::identity::{IdentityStatus, LoginEvent, LoginFlow, LoginRequest};
 use protocol::plan::PlanReply;
 use protocol::request::{
-    DeliverSecretsRequest, DownRequest, LocateRequest, LogEntry, LogQuery, RestartRequest, StopRequest, UpRequest,
+    DeliverSecretsRequest, DiscoverRequest, DownRequest, LocateRequest, LogEntry, LogQuery, RestartRequest,
+    StopRequest, UpRequest,
 };
 use protocol::session::{SessionRequest, SessionView};
 use protocol::status::{LocateReply, PreviewStatus};
@@ -136,6 +137,14 @@ impl Client {
     /// The problem that the agent reports, or the connection error.
     pub async fn previews(&mut self) -> Result<Vec<PreviewStatus>, ClientError> {
         self.get("/v1/previews").await
+    }
+
+    /// Also finds previews that run although the agent's record of them was lost. Takes longer than [`Self::previews`].
+    ///
+    /// # Errors
+    /// The problem that the agent reports, or the connection error.
+    pub async fn discover_previews(&mut self, request: &DiscoverRequest) -> Result<Vec<PreviewStatus>, ClientError> {
+        self.post("/v1/previews/discover", request).await
     }
 
     /// # Errors

@@ -20,6 +20,8 @@ pub struct DriverSettings {
     pub keeper_program: PathBuf,
     /// The folder with the state of all previews.
     pub previews_folder: PathBuf,
+    /// Names this agent among the users and machines that share an engine.
+    pub owner: String,
     /// The soft limit of open files for programs, if this process raised its own.
     pub descriptor_limit: Option<u64>,
 }
@@ -27,5 +29,5 @@ pub struct DriverSettings {
 /// Creates the drivers of all runtimes.
 #[must_use]
 pub fn driver_factories(settings: DriverSettings) -> Vec<Arc<dyn DriverFactory>> {
-    vec![Arc::new(docker::DockerFactory), Arc::new(process::ProcessFactory::new(settings))]
+    vec![Arc::new(docker::DockerFactory::new(settings.owner.clone())), Arc::new(process::ProcessFactory::new(settings))]
 }

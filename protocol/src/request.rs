@@ -15,6 +15,14 @@ pub struct LocateRequest {
     pub environment: Option<String>,
 }
 
+/// `POST /v1/previews/discover`: finds previews that run although the agent's record of them was lost.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
+pub struct DiscoverRequest {
+    /// The variables of the client's environment that select an engine, for example `DOCKER_HOST`.
+    #[serde(default)]
+    pub target_variables: BTreeMap<String, String>,
+}
+
 /// `POST /v1/up` (answered with a stream of events until the preview is ready or failed) and `POST /v1/plan`.
 ///
 /// Closing the stream does not stop the operation.

@@ -25,6 +25,7 @@ mod leak_search;
 mod login_expiry;
 mod login_failures;
 mod logins;
+mod lost_records;
 mod memory;
 mod mfa_codes;
 mod moves;

@@ -63,6 +63,7 @@ pub fn router(api: Api) -> Router {
         .route("/v1/credentials", post(identities::issue_credential))
         .route("/v1/credentials/rejected", post(identities::report_rejected))
         .route("/v1/previews", get(previews::list))
+        .route("/v1/previews/discover", post(previews::discover))
         .route("/v1/previews/{preview}", get(previews::status))
         .route("/v1/previews/{preview}/down", post(previews::down))
         .route("/v1/previews/{preview}/restart", post(previews::restart))

@@ -138,6 +138,13 @@ const ROUTES: &[Route] = &[
         ("204", "", None),
     ),
     route("get", "/v1/previews", "All previews", None, ("200", JSON, Some("PreviewStatus[]"))),
+    route(
+        "post",
+        "/v1/previews/discover",
+        "All previews, also those that run although their record was lost; asks each runtime",
+        Some("DiscoverRequest"),
+        ("200", JSON, Some("PreviewStatus[]")),
+    ),
     route("get", "/v1/previews/{preview}", "One preview", None, ("200", JSON, Some("PreviewStatus"))),
     route(
         "post",
@@ -214,6 +221,7 @@ pub fn document() -> Value {
     add_schema::<protocol::Event>("Event", &mut schemas);
     add_schema::<protocol::Problem>("Problem", &mut schemas);
     add_schema::<protocol::request::LocateRequest>("LocateRequest", &mut schemas);
+    add_schema::<protocol::request::DiscoverRequest>("DiscoverRequest", &mut schemas);
     add_schema::<protocol::request::UpRequest>("UpRequest", &mut schemas);
     add_schema::<protocol::request::DownRequest>("DownRequest", &mut schemas);
     add_schema::<protocol::request::RestartRequest>("RestartRequest", &mut schemas);

@@ -12,14 +12,16 @@ use credentials::broker::Requester;
 use credentials::secrets::RepositorySecrets;
 use plan::shell_environment::ShellEnvironment;
 use protocol::plan::PlanReply;
-use protocol::request::{DeliverSecretsRequest, DownRequest, LocateRequest, RestartRequest, StopRequest, UpRequest};
+use protocol::request::{
+    DeliverSecretsRequest, DiscoverRequest, DownRequest, LocateRequest, RestartRequest, StopRequest, UpRequest,
+};
 use protocol::status::{LocateReply, PreviewState, PreviewStatus, UnitState};
 use serde::Deserialize;
 
 use super::preview_lookup::{find_preview, find_recovered, unknown_preview};
 use super::{Api, JsonBody, ProblemResponse, stream};
 use crate::peer::{Peer, requester_of};
-use crate::preview::{ManifestSource, PreviewHandle, caller_environment, naming};
+use crate::preview::{ManifestSource, PreviewHandle, caller_environment, discovery, naming};
 use crate::session_previews;
 
 /// The limit of `wait` without `timeout_ms`.
@@ -107,6 +109,15 @@ pub(super) async fn list(State(api): State<Api>) -> Json<Vec<PreviewStatus>> {
     let mut all: Vec<PreviewStatus> = api.shared.preview_handles().iter().map(current_status).collect();
     all.sort_by(|a, b| a.preview.title.cmp(&b.preview.title));
     Json(all)
+}
+
+/// Also lists previews that run although their record was lost.
+pub(super) async fn discover(
+    state: State<Api>,
+    JsonBody(request): JsonBody<DiscoverRequest>,
+) -> Json<Vec<PreviewStatus>> {
+    discovery::restore_lost_records(&state.shared, &request.target_variables).await;
+    list(state).await
 }
 
 /// The published status, with the fields that have to be read from the disk.

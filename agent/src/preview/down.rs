@@ -179,6 +179,7 @@ fn clean_up_preview(context: &Context, scope: &Scope, volumes: bool) -> Result<b
     let keeps_data = scope.locations.data.is_dir() || (!volumes && !scope.application.volumes.is_empty());
     let recorded = context.shared.registry.edit(&context.id, |record| {
         record.intent = Intent::Idle;
+        record.is_restored = false;
         // No program that a session started is left, so the restriction ends.
         record.session = None;
     });

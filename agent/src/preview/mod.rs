@@ -11,6 +11,7 @@ mod crash_report;
 mod data_moves;
 mod delivered_inputs;
 mod desired_state;
+pub mod discovery;
 mod down;
 mod execute;
 mod live_state;

@@ -173,6 +173,7 @@ fn record_intent(
         let all_are_up = record.intent == Intent::Up && record.request.services.is_empty();
         let services = if all_are_up { Vec::new() } else { recorded_request.services.clone() };
         record.intent = Intent::Up;
+        record.is_restored = false;
         record.targets = targets.clone();
         if source.is_disk() {
             record.applied_context.clone_from(&record.context);

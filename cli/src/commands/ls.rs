@@ -5,6 +5,7 @@ use protocol::status::PreviewState;
 
 use crate::context::Context;
 use crate::exit::Outcome;
+use crate::preview_selector::discover_request;
 use crate::render::status;
 
 #[derive(clap::Args, Debug)]
@@ -17,7 +18,12 @@ pub(crate) struct Arguments {
 
 pub(crate) fn run(arguments: &Arguments, context: &Context) -> Outcome {
     Context::block_on(async {
-        let mut previews = Context::connect().await?.previews().await?;
+        let mut client = Context::connect().await?;
+        let mut previews = client.previews().await?;
+        if previews.is_empty() {
+            // The records may be lost.
+            previews = client.discover_previews(&discover_request()).await?;
+        }
         previews.retain(|preview| !arguments.running || preview.state != PreviewState::Down);
         if context.json {
             context.terminal.print_json(&previews);

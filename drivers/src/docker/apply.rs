@@ -32,7 +32,7 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(600);
 pub(super) async fn perform(context: &StepContext<'_>, scope: &Scope, action: &Action) -> Result<StepOutcome, Problem> {
     let engine = context.engine;
     match action {
-        Action::CreateNetwork { .. } => network::create(engine, scope).await,
+        Action::CreateNetwork { .. } => network::create(context, scope).await,
         Action::RemoveNetwork { name, .. } => {
             // Without a network, the preview has no containers: forget which images were prepared for it.
             context.prepared_images.remove_preview(&scope.preview.id);
@@ -40,7 +40,7 @@ pub(super) async fn perform(context: &StepContext<'_>, scope: &Scope, action: &A
             credential_network::remove_if_unused(engine).await;
             result
         }
-        Action::CreateVolume { volume, .. } => network::create_volume(engine, scope, volume).await,
+        Action::CreateVolume { volume, .. } => network::create_volume(context, scope, volume).await,
         Action::RemoveVolume { volume, .. } => network::remove_volume(engine, scope, volume).await,
         Action::PrepareImage { unit, .. } => images::prepare_image(context, scope, unit).await,
         Action::Create { unit, .. } => create(context, scope, unit).await,
@@ -76,6 +76,7 @@ async fn create(context: &StepContext<'_>, scope: &Scope, name: &str) -> Result<
     let create_context = CreateContext {
         preview: &scope.preview,
         project: &scope.locations.project,
+        owner: context.owner,
         network: network.name.as_deref().unwrap_or_default(),
         gateway: &host_gateway(context, &network),
         image_reference: &reference,

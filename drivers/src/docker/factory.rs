@@ -12,7 +12,17 @@ use super::{DockerDriver, Driver};
 use crate::driver::{Problem, ProblemKind};
 use crate::factory::{DriverFactory, TargetSource};
 
-pub struct DockerFactory;
+pub struct DockerFactory {
+    owner: String,
+}
+
+impl DockerFactory {
+    /// See [`crate::DriverSettings::owner`].
+    #[must_use]
+    pub fn new(owner: String) -> Self {
+        Self { owner }
+    }
+}
 
 impl DriverFactory for DockerFactory {
     fn runtime(&self) -> RuntimeKind {
@@ -43,12 +53,13 @@ impl DriverFactory for DockerFactory {
         let Place::Engine { address, certificates } = &target.place else {
             return Err(Problem::new(ProblemKind::Internal, format!("{target} is not a container engine")));
         };
-        Ok(Arc::new(DockerDriver::new(EngineEndpoint {
+        let endpoint = EngineEndpoint {
             host: address.clone(),
             chosen_by: target.chosen_by.clone(),
             tls: certificates.as_ref().map(|folder| TlsFiles::in_folder(Path::new(folder))),
             is_isolated: false,
-        })))
+        };
+        Ok(Arc::new(DockerDriver::new(endpoint, self.owner.as_str())))
     }
 }
 
@@ -68,10 +79,11 @@ mod tests {
     #[test]
     fn caller_variables_select_before_default() {
         let folder = tempfile::tempdir().unwrap();
+        let factory = DockerFactory::new("owner".to_owned());
         let config = ("DOCKER_CONFIG".to_owned(), folder.path().display().to_string());
         let select = |pairs: &[(&str, &str)], source| {
             let variables = pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
-            DockerFactory.select_target(&variables.chain([config.clone()]).collect(), source)
+            factory.select_target(&variables.chain([config.clone()]).collect(), source)
         };
         let host = [("DOCKER_HOST", "unix:///other.sock")];
         assert_eq!(select(&[], TargetSource::Variables), Ok(None));
@@ -83,7 +95,7 @@ mod tests {
         let absent = select(&host, TargetSource::Context("absent")).unwrap_err();
         assert!(absent.message.contains("the Docker context `absent`"), "{absent}");
         assert!(select(&[("DOCKER_CONTEXT", "absent")], TargetSource::Variables).is_err());
-        assert!(DockerFactory.create_driver(&chosen).is_ok());
-        assert!(DockerFactory.create_driver(&Target::machine(RuntimeKind::PROCESS)).is_err());
+        assert!(factory.create_driver(&chosen).is_ok());
+        assert!(factory.create_driver(&Target::machine(RuntimeKind::PROCESS)).is_err());
     }
 }

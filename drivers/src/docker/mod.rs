@@ -54,6 +54,7 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
 /// The driver of one engine. It chooses the engine again after the connection was lost.
 pub struct DockerDriver {
     endpoint: EngineEndpoint,
+    owner: String,
     connection: Mutex<Option<(Engine, EngineEndpoint)>>,
     inspect_cache: Arc<observe::InspectCache>,
     prepared_images: images::PreparedImages,
@@ -63,14 +64,17 @@ pub struct DockerDriver {
 struct StepContext<'a> {
     engine: &'a Engine,
     endpoint: &'a EngineEndpoint,
+    owner: &'a str,
     prepared_images: &'a images::PreparedImages,
 }
 
 impl DockerDriver {
+    /// `owner` names the agent in the labels of objects; see [`crate::DriverSettings::owner`].
     #[must_use]
-    pub fn new(endpoint: EngineEndpoint) -> Self {
+    pub fn new(endpoint: EngineEndpoint, owner: impl Into<String>) -> Self {
         Self {
             endpoint,
+            owner: owner.into(),
             connection: Mutex::new(None),
             inspect_cache: Arc::default(),
             prepared_images: images::PreparedImages::default(),
@@ -83,6 +87,10 @@ impl DockerDriver {
         let result =
             problems::with_timeout(Duration::from_secs(2), "cannot ping the Docker engine", engine.ping()).await;
         self.drop_connection_on_failure(result.map(|_| endpoint)).await
+    }
+
+    fn step_context<'a>(&'a self, engine: &'a Engine, endpoint: &'a EngineEndpoint) -> StepContext<'a> {
+        StepContext { engine, endpoint, owner: &self.owner, prepared_images: &self.prepared_images }
     }
 
     async fn connected_engine(&self) -> Result<(Engine, EngineEndpoint), Problem> {
@@ -134,13 +142,13 @@ impl Driver for DockerDriver {
 
     async fn inspect_images(&self, scope: &Scope) -> Result<Images, Problem> {
         let (engine, endpoint) = self.connected_engine().await?;
-        let context = StepContext { engine: &engine, endpoint: &endpoint, prepared_images: &self.prepared_images };
+        let context = self.step_context(&engine, &endpoint);
         self.drop_connection_on_failure(images::inspect_images(&context, scope).await).await
     }
 
     async fn perform(&self, scope: &Scope, action: &Action) -> Result<StepOutcome, Problem> {
         let (engine, endpoint) = self.connected_engine().await?;
-        let context = StepContext { engine: &engine, endpoint: &endpoint, prepared_images: &self.prepared_images };
+        let context = self.step_context(&engine, &endpoint);
         // Clear before the step, and again after it: an observation during the step may have stored an old state.
         self.inspect_cache.clear();
         let result = apply::perform(&context, scope, action).await;
@@ -180,7 +188,7 @@ impl Driver for DockerDriver {
 
     async fn discover(&self) -> Result<Vec<DiscoveredPreview>, Problem> {
         let (engine, _) = self.connected_engine().await?;
-        self.drop_connection_on_failure(observe::discover(&engine).await).await
+        self.drop_connection_on_failure(observe::discover(&engine, &self.owner).await).await
     }
 
     async fn credential_endpoint_address(&self) -> Result<Option<IpAddr>, Problem> {

@@ -16,14 +16,15 @@ use tokio::time::Instant;
 use super::names::{NAME_ATTEMPTS, container_unit, suffixed_name};
 use super::problems::{response_status, to_problem, with_timeout};
 use super::translate::{PREVIEW, VOLUME, common_labels};
-use super::{READ_TIMEOUT, WRITE_TIMEOUT, observe};
+use super::{READ_TIMEOUT, StepContext, WRITE_TIMEOUT, observe};
 use crate::driver::{Problem, ProblemKind, Scope, StepOutcome};
 
 /// Endpoints and mounts of removed containers disappear with a short delay, and no event announces it.
 const RETRY_INTERVAL: Duration = Duration::from_millis(100);
 const REMOVAL_TIMEOUT: Duration = Duration::from_secs(5);
 
-pub(super) async fn create(engine: &Engine, scope: &Scope) -> Result<StepOutcome, Problem> {
+pub(super) async fn create(context: &StepContext<'_>, scope: &Scope) -> Result<StepOutcome, Problem> {
+    let engine = context.engine;
     if let Some(existing) = observe::list_networks(engine, &scope.preview.id).await?.into_iter().next() {
         return Ok(StepOutcome { handle: existing.name, ..StepOutcome::default() });
     }
@@ -39,7 +40,7 @@ pub(super) async fn create(engine: &Engine, scope: &Scope) -> Result<StepOutcome
         let request = NetworkCreateRequest {
             name: name.clone(),
             driver: Some("bridge".to_owned()),
-            labels: Some(common_labels(&scope.preview, &scope.locations.project)),
+            labels: Some(common_labels(&scope.preview, &scope.locations.project, context.owner)),
             ..NetworkCreateRequest::default()
         };
         with_timeout(WRITE_TIMEOUT, "cannot create the preview's network", engine.create_network(request)).await?;
@@ -161,9 +162,14 @@ fn volume_name(scope: &Scope, volume: &str) -> String {
     format!("{}-{volume}", scope.preview.object_prefix())
 }
 
-pub(super) async fn create_volume(engine: &Engine, scope: &Scope, volume: &str) -> Result<StepOutcome, Problem> {
+pub(super) async fn create_volume(
+    context: &StepContext<'_>,
+    scope: &Scope,
+    volume: &str,
+) -> Result<StepOutcome, Problem> {
+    let engine = context.engine;
     let name = volume_name(scope, volume);
-    let mut labels = common_labels(&scope.preview, &scope.locations.project);
+    let mut labels = common_labels(&scope.preview, &scope.locations.project, context.owner);
     labels.insert(VOLUME.to_owned(), volume.to_owned());
     let request =
         VolumeCreateRequest { name: Some(name.clone()), labels: Some(labels), ..VolumeCreateRequest::default() };

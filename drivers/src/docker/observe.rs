@@ -20,7 +20,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use super::problems::{innermost_message, response_status, to_problem, with_timeout};
-use super::translate::{HASH, IMAGE, PREVIEW, PROJECT, SERVICE, VOLUME, ports_from_labels, preview_from_labels};
+use super::translate::{HASH, IMAGE, OWNER, PROJECT, SERVICE, VOLUME, ports_from_labels, preview_from_labels};
 use super::{READ_TIMEOUT, label_filter, preview_filter};
 use crate::driver::{DiscoveredPreview, Problem, ProblemKind};
 
@@ -303,10 +303,11 @@ pub(super) fn parse_millis(text: Option<&str>) -> Option<i64> {
     i64::try_from(time.unix_timestamp_nanos() / 1_000_000).ok().filter(|time| *time > 0)
 }
 
-pub(super) async fn discover(engine: &Engine) -> Result<Vec<DiscoveredPreview>, Problem> {
-    let containers = ListContainersOptionsBuilder::default().all(true).filters(&label_filter(PREVIEW)).build();
-    let networks = ListNetworksOptionsBuilder::default().filters(&label_filter(PREVIEW)).build();
-    let volumes = ListVolumesOptionsBuilder::default().filters(&label_filter(PREVIEW)).build();
+pub(super) async fn discover(engine: &Engine, owner: &str) -> Result<Vec<DiscoveredPreview>, Problem> {
+    let owned = label_filter(&format!("{OWNER}={owner}"));
+    let containers = ListContainersOptionsBuilder::default().all(true).filters(&owned).build();
+    let networks = ListNetworksOptionsBuilder::default().filters(&owned).build();
+    let volumes = ListVolumesOptionsBuilder::default().filters(&owned).build();
     // Networks and volumes count, too: after `down`, a preview may have only volumes left.
     let (containers, networks, volumes) = tokio::try_join!(
         with_timeout(READ_TIMEOUT, "cannot list containers", engine.list_containers(Some(containers))),

@@ -21,10 +21,12 @@ pub(super) const SCHEMA: &str = "dev.pdev.schema";
 pub(super) const PROJECT: &str = "dev.pdev.project";
 pub(super) const ROLE: &str = "dev.pdev.role";
 pub(super) const VOLUME: &str = "dev.pdev.volume";
+/// The agent that made the object, because several users and machines may share an engine.
+pub(super) const OWNER: &str = "dev.pdev.owner";
 /// Host ports by name, as `main=40001,admin=40002`.
 pub(super) const PORTS: &str = "dev.pdev.ports";
 
-pub(super) fn common_labels(preview: &PreviewName, project: &Path) -> HashMap<String, String> {
+pub(super) fn common_labels(preview: &PreviewName, project: &Path, owner: &str) -> HashMap<String, String> {
     [
         (PREVIEW, preview.id.0.clone()),
         (APP, preview.app.clone()),
@@ -32,6 +34,7 @@ pub(super) fn common_labels(preview: &PreviewName, project: &Path) -> HashMap<St
         (ENVIRONMENT, preview.environment.clone()),
         (SCHEMA, "1".to_owned()),
         (PROJECT, project.to_string_lossy().into_owned()),
+        (OWNER, owner.to_owned()),
     ]
     .map(|(name, value)| (name.to_owned(), value))
     .into()
@@ -55,6 +58,8 @@ pub(super) fn ports_from_labels(labels: &HashMap<String, String>) -> BTreeMap<St
 pub(super) struct CreateContext<'a> {
     pub(super) preview: &'a PreviewName,
     pub(super) project: &'a Path,
+    /// The value of the label [`OWNER`].
+    pub(super) owner: &'a str,
     pub(super) network: &'a str,
     /// An address, or the engine's alias for its host (`host-gateway`).
     pub(super) gateway: &'a str,
@@ -155,7 +160,7 @@ pub(super) fn grace_seconds(grace: Duration) -> i64 {
 }
 
 fn unit_labels(unit: &Unit, context: &CreateContext<'_>) -> HashMap<String, String> {
-    let mut labels = common_labels(context.preview, context.project);
+    let mut labels = common_labels(context.preview, context.project, context.owner);
     let ports: Vec<String> = unit.ports.iter().map(|(name, port)| format!("{name}={}", port.host_port)).collect();
     let role = serde_json::to_value(unit.role).ok().and_then(|role| role.as_str().map(str::to_owned));
     labels.insert(SERVICE.to_owned(), unit.name.clone());
@@ -297,6 +302,7 @@ mod tests {
         let context = CreateContext {
             preview: &preview,
             project: Path::new("/p"),
+            owner: "o",
             network: "pdev-shop",
             gateway: "172.18.0.1",
             image_reference: "a:1",

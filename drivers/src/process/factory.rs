@@ -30,7 +30,7 @@ impl DriverFactory for ProcessFactory {
     }
 
     fn create_driver(&self, _: &Target) -> Result<Arc<dyn Driver>, Problem> {
-        let DriverSettings { keeper_program, previews_folder, descriptor_limit } = self.0.clone();
+        let DriverSettings { keeper_program, previews_folder, descriptor_limit, .. } = self.0.clone();
         Ok(Arc::new(ProcessDriver::new(keeper_program, previews_folder).with_descriptor_limit(descriptor_limit)))
     }
 }

@@ -15,7 +15,7 @@ struct DockerHarness(tempfile::TempDir);
 impl Harness for DockerHarness {
     fn new_driver(&self) -> Arc<dyn Driver> {
         let endpoint = choose_endpoint(&DockerEnv::from_env()).expect("the docker command's settings are valid");
-        Arc::new(DockerDriver::new(endpoint))
+        Arc::new(DockerDriver::new(endpoint, "test"))
     }
 
     fn locations(&self, preview: &PreviewId) -> Locations {

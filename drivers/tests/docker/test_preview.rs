@@ -59,7 +59,7 @@ impl Progress for RecordedProgress {
 
 async fn engine_answers() -> bool {
     match choose_endpoint(&DockerEnv::from_env()) {
-        Ok(endpoint) => DockerDriver::new(endpoint).ping().await.is_ok(),
+        Ok(endpoint) => DockerDriver::new(endpoint, "test").ping().await.is_ok(),
         Err(_) => false,
     }
 }
@@ -94,7 +94,10 @@ impl TestPreview {
         let units = units.into_iter().map(|unit| (unit.name.clone(), unit)).collect();
         let folder = tempfile::tempdir().expect("folder");
         Self {
-            driver: DockerDriver::new(choose_endpoint(&docker_env).expect("the docker command's settings are valid")),
+            driver: DockerDriver::new(
+                choose_endpoint(&docker_env).expect("the docker command's settings are valid"),
+                "test",
+            ),
             name,
             folder,
             units,

@@ -88,10 +88,11 @@ async fn tls_engine_is_reachable_and_treated_as_remote() {
         cert_path: Some(folder.path().to_owned()),
         ..DockerEnv::default()
     };
-    let endpoint = DockerDriver::new(choose_endpoint(&docker_env).expect("valid")).ping().await.expect("answers");
+    let endpoint =
+        DockerDriver::new(choose_endpoint(&docker_env).expect("valid"), "test").ping().await.expect("answers");
     assert!(endpoint.is_isolated && endpoint.tls.is_some(), "{endpoint:?}");
     let unverified = DockerEnv { tls_verify: false, ..docker_env.clone() };
-    let problem = DockerDriver::new(choose_endpoint(&unverified).expect("valid"))
+    let problem = DockerDriver::new(choose_endpoint(&unverified).expect("valid"), "test")
         .ping()
         .await
         .expect_err("certificates are required");
