@@ -183,6 +183,22 @@ fn is_listening(address: &str) -> bool {
     !sockets.stdout.is_empty()
 }
 
+/// A program of the user, outside of the preview, with everything that distinguishes a service's process in `/proc`.
+fn check_copied_environment(fixture: &Fixture) {
+    let google = fixture.service_port("google");
+    let pid = fixture.request_json(google, "/google")["pid"].as_i64().unwrap();
+    let environment = fs::read(format!("/proc/{pid}/environ")).unwrap();
+    let mut curl = Command::new("sh");
+    let url = "http://$GCE_METADATA_HOST/computeMetadata/v1/instance/service-accounts/default/token";
+    curl.args(["-c", &format!("curl -s -H 'Metadata-Flavor: Google' {url}")]).env_clear();
+    for entry in environment.split(|byte| *byte == 0).filter(|entry| !entry.is_empty()) {
+        let (name, value) = std::str::from_utf8(entry).unwrap().split_once('=').unwrap();
+        curl.env(name, value);
+    }
+    let output = String::from_utf8(curl.output().unwrap().stdout).unwrap();
+    assert!(output.contains("this endpoint is for another service") && !output.contains("canary"), "{output}");
+}
+
 fn check_endpoints_close(fixture: &Fixture) {
     let google = fixture.service_port("google");
     let address = fixture.request_json(google, "/env")["GCE_METADATA_HOST"].as_str().unwrap().to_owned();
@@ -197,6 +213,7 @@ pub fn sdks_in_local_processes_stay_signed_in() {
     let Some((python, folder)) = find_sdks(name) else { return };
     let fixture = Fixture::new(Sandbox::without_docker(), "process", &python, &folder);
     check_endpoints(&fixture);
+    check_copied_environment(&fixture);
     check_endpoints_close(&fixture);
 }
 

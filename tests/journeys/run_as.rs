@@ -123,6 +123,38 @@ fn long_running_programs_get_renewed_credentials() {
 }
 
 #[test]
+fn ancestry_decides_who_uses_the_endpoint() {
+    let sandbox = Sandbox::without_docker();
+    write_test_identities(&sandbox);
+    let attack = |environment: &str| {
+        let url = "http://$GCE_METADATA_HOST/computeMetadata/v1/instance/service-accounts/default/token";
+        format!("{environment} curl -s -H 'Metadata-Flavor: Google' {url}")
+    };
+    // A descendant without any of the variables is answered, a detached one with all of them is not.
+    let script = format!(
+        "{}; echo; {} > detached 2>&1; while ! [ -s detached ]; do sleep 0.1; done; env > environment; \
+         while ! [ -e stop ]; do sleep 0.1; done",
+        attack("env -i"),
+        attack("setsid -f"),
+    );
+    let mut command = sandbox.command(&sandbox.project(), &["run", "--as", "google", "--", "sh", "-c", &script]);
+    let program = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let file = |name: &str| fs::read_to_string(sandbox.project().join(name)).unwrap_or_default();
+    wait_until("the program has asked", Duration::from_secs(30), || file("environment").contains("PDEV_RUN="));
+    let copied = file("environment");
+    let copied = copied.lines().filter_map(|line| line.split_once('='));
+    let mut stranger = std::process::Command::new("sh");
+    stranger.args(["-c", &attack("")]).env_clear().envs(copied);
+    let stranger = run_with_timeout(stranger, Duration::from_secs(30)).out;
+    fs::write(sandbox.project().join("stop"), "").unwrap();
+    let ended = to_command_output(&program.wait_with_output().unwrap()).ok();
+    assert!(ended.out.contains("canary-token"), "a descendant: {}", ended.transcript());
+    for refused in [stranger, file("detached")] {
+        assert!(refused.contains("this endpoint is for another") && !refused.contains("canary"), "{refused}");
+    }
+}
+
+#[test]
 fn gcloud_wrapper_uses_its_identity() {
     if std::process::Command::new("gcloud").arg("--version").output().is_err() {
         println!("skipped: gcloud as an identity: `gcloud` is not installed");

@@ -181,9 +181,9 @@ fn check_session_preview(fixture: &Fixture, runtime: &str, fetch: &str) {
     );
 }
 
-/// A session can copy the variables that identify a local service to its endpoint, but cannot hide its own ancestry.
+/// A session can copy the variables of a local service, but not its ancestry.
 #[test]
-fn session_copying_service_environment_stays_restricted() {
+fn session_copying_service_environment_gets_nothing() {
     let Some(fixture) = start_fixture("a session at a person's endpoint", None) else { return };
     let sandbox = &fixture.sandbox;
     sandbox.pdev(&["up"]).ok();
@@ -192,11 +192,11 @@ fn session_copying_service_environment_stays_restricted() {
     sandbox.pdev(&["exec", "web", "--", "sh", "-c", &copy]).ok();
     let fetch = sandbox.project().join("fetch.py");
     let pass = format!("xargs -0 sh -c 'exec env \"$@\" python3 {}' sh < {}", fetch.display(), copied.display());
-    fixture.run_session(&pass).ok().prints("AccessKeyId");
-    assert_session_request(&fixture.sts_requests()[0]);
+    let refused = fixture.run_session(&pass).transcript();
+    assert!(refused.contains("403") && !refused.contains("AccessKeyId"), "{refused}");
     let of_user = sandbox.pdev(&["exec", "web", "--", "sh", "-c", &format!("python3 {}", fetch.display())]);
     of_user.prints("AccessKeyId");
-    assert_user_request(&fixture.sts_requests()[1]);
+    assert_user_request(&fixture.sts_requests()[0]);
 }
 
 #[test]

@@ -15,7 +15,7 @@ use credentials::endpoint::{EndpointAccess, EndpointResponse};
 use drivers::driver::Driver;
 use host::clock::now_milliseconds;
 use host::connections::peer_pids;
-use host::processes::environment;
+use host::processes;
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::header::{CACHE_CONTROL, CONTENT_TYPE};
@@ -44,6 +44,7 @@ const REFUSED_CONNECTIONS_MAX: usize = 8;
 const REFUSAL_LIMIT: Duration = Duration::from_secs(1);
 /// How long the engine or the kernel may take to identify the peer of a connection.
 const PEER_CHECK_LIMIT: Duration = Duration::from_secs(5);
+const RUN_PREFIX: &[u8] = b"PDEV_RUN=";
 const HEAD_LIMIT: Duration = Duration::from_secs(5);
 /// A source may be slow. SDKs give up long before this limit.
 const REQUEST_LIMIT: Duration = Duration::from_secs(90);
@@ -87,8 +88,8 @@ struct EndpointState {
 pub(super) enum AllowedCaller {
     /// The programs of a preview's unit.
     Unit { driver: Arc<dyn Driver>, preview: PreviewName, unit: String },
-    /// A program that was started with this environment variable, and its child processes.
-    Program { variable: String, pid: i32 },
+    /// A program and its descendants. `run_id` is in the variable `PDEV_RUN` of its environment.
+    Program { run_id: String, pid: i32 },
 }
 
 pub(super) async fn open_for_unit(
@@ -202,9 +203,8 @@ async fn serve_connection(
         .await
 }
 
-/// The session of a local peer. The peer is identified by its environment, which a session's program can copy from
-/// another program, but the program cannot hide that it belongs to a session. Without any session, nothing is looked
-/// up.
+/// The session of a local peer: a session may have started a program of the unit. Without any session, nothing is
+/// looked up.
 async fn session_of_peer(stream: &TcpStream, peer: SocketAddr, shared: &Arc<Shared>) -> Option<SessionMember> {
     let local = stream.local_addr().ok().filter(|local| local.ip().is_loopback())?;
     if shared.access.sessions.all().is_empty() && shared.registry.previews_with_session().is_empty() {
@@ -226,11 +226,10 @@ async fn is_allowed_peer(stream: &TcpStream, peer: SocketAddr, state: &EndpointS
             AllowedCaller::Unit { driver, preview, unit } => {
                 driver.is_connection_from(&preview.id, unit, peer, local).await.is_ok_and(|is| is)
             }
-            AllowedCaller::Program { variable, .. } => {
-                let variable = variable.clone();
+            AllowedCaller::Program { run_id, pid } => {
+                let (run_id, pid) = (run_id.clone(), *pid);
                 // Reading the process table blocks.
-                let has_variable = move |pid| environment(pid).iter().any(|entry| entry == variable.as_bytes());
-                let is_program = move || peer_pids(peer, local, has_variable).next().is_some();
+                let is_program = move || is_peer_below(peer, local, pid, &run_id);
                 tokio::task::spawn_blocking(is_program).await.is_ok_and(|is| is)
             }
         }
@@ -238,11 +237,22 @@ async fn is_allowed_peer(stream: &TcpStream, peer: SocketAddr, state: &EndpointS
     timeout(PEER_CHECK_LIMIT, check).await.is_ok_and(|is| is)
 }
 
+/// Whether a connection comes from this program or one of its descendants. Ancestry decides, because every program of
+/// the user can copy the variable; a program with the variable of another run, such as a nested one, is refused.
+fn is_peer_below(peer: SocketAddr, local: SocketAddr, program: i32, run_id: &str) -> bool {
+    let programs = processes::descendants(program);
+    peer_pids(peer, local, |pid| pid == program || programs.contains(&pid)).any(|pid| {
+        let environment = processes::environment(pid);
+        let mut runs = environment.iter().filter_map(|entry| entry.strip_prefix(RUN_PREFIX));
+        runs.all(|run| run == run_id.as_bytes())
+    })
+}
+
 impl AllowedCaller {
     fn name(&self) -> &str {
         match self {
             Self::Unit { unit, .. } => unit,
-            Self::Program { variable, .. } => variable,
+            Self::Program { run_id, .. } => run_id,
         }
     }
 

@@ -21,8 +21,8 @@ use crate::shared::Shared;
 /// The name of their folder among those of the previews in the folder for secrets. No preview has this id.
 const RUN_PREVIEW_ID: &str = "run";
 const RECORD_FILE: &str = "run.json";
-/// The environment variable that identifies the program and its child processes. It is not a secret and grants no
-/// access on its own.
+/// The environment variable that names the run. It is not a secret and grants no access: it only lets the program of a
+/// nested `pdev run` be refused at the outer endpoint.
 pub const RUN_VARIABLE: &str = "PDEV_RUN";
 
 /// The stored state from which a restarted agent opens the endpoint again.
@@ -101,7 +101,7 @@ fn start_endpoint(shared: &Arc<Shared>, run: &mut ProgramRun) -> Result<(credent
     run.port = address.port();
     let exit_watch = watch_exit(run)?;
     let access = EndpointAccess::new(run.identity.clone(), listener_token, vec![address.to_string()]);
-    let allowed_caller = AllowedCaller::Program { variable: format!("{RUN_VARIABLE}={}", run.run_id()), pid: run.pid };
+    let allowed_caller = AllowedCaller::Program { run_id: run.run_id(), pid: run.pid };
     let open_listener = listener::open_for_program(shared, listener, access, allowed_caller)?;
     let (shared_of_task, run_id) = (Arc::clone(shared), run.run_id());
     shared.tasks.spawn(async move {

@@ -136,7 +136,8 @@ impl Driver for ProcessDriver {
         let (records, unit) = (RecordStore::new(&self.previews_folder.join(&preview.0)), unit.to_owned());
         run_blocking(move || {
             let keeper = records.read_living_keeper().ok().flatten();
-            Ok(keeper.is_some_and(|keeper| peer::peer_is_unit(&keeper.nonce, &unit, peer, local)))
+            let leaders = peer::Leaders::read(&records);
+            Ok(keeper.is_some_and(|keeper| peer::peer_is_unit(&keeper, &leaders, &unit, peer, local)))
         })
         .await
     }
