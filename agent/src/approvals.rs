@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
 use credentials::approval::ancestry::{ProcessAncestry, SystemProcesses, ancestry_of};
-use credentials::approval::{Approvals, IdentityUse, identity_digest};
+use credentials::approval::{ApprovalPolicy, Approvals, IdentityUse, identity_digest};
 use credentials::identity::Identity;
 use credentials::session::Sessions;
 use host::clock::now_milliseconds;
@@ -51,9 +51,9 @@ impl AccessControl {
         identity_use: &IdentityUse,
         identity: &Identity,
         folder: &str,
-        purpose: Purpose,
+        (purpose, policy): (Purpose, ApprovalPolicy),
     ) -> Option<String> {
-        if !needs_approval(identity) || self.approvals.is_approved(identity_use, now_milliseconds()) {
+        if !needs_approval(identity) || self.approvals.is_approved(identity_use, policy, now_milliseconds()) {
             return None;
         }
         let reason = "its use in this repository is not approved";

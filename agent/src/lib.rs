@@ -15,6 +15,8 @@ pub mod gateway;
 pub mod job_inputs;
 pub mod journal;
 pub mod locations;
+#[cfg(target_os = "linux")]
+pub mod password_prompt;
 pub mod peer;
 mod pidfd;
 pub mod preview;

@@ -138,7 +138,10 @@ fn current_session(shared: &Shared, session: Session) -> Session {
 /// Adds the identities that the user has allowed this session to use.
 #[must_use]
 pub fn with_allowed_identities(shared: &Shared, session: Session) -> SessionMember {
-    let approved = shared.access.approvals.list(now_milliseconds()).into_iter().map(|approval| approval.identity_use);
+    let approvals = &shared.access.approvals;
+    let approved = approvals.list(now_milliseconds()).into_iter().map(|approval| approval.identity_use);
+    let policy = shared.broker.approval_policy();
+    let approved = approved.filter(|approved_use| approvals.is_approved(approved_use, policy, now_milliseconds()));
     let of_session = approved.filter(|approved_use| approved_use.session.as_deref() == Some(session.id.as_str()));
     // An approval is valid only while the identity's configuration is unchanged.
     let is_unchanged = |approved_use: &IdentityUse| {

@@ -30,6 +30,8 @@ use crate::stream::{EventStream, LineStream, connection_error_message, parse_jso
 
 /// An ordinary reply takes milliseconds, but a plan waits for a container engine.
 const REPLY_TIMEOUT_SECONDS: u64 = 30;
+/// Longer than the agent waits for a password.
+const PASSWORD_TIMEOUT_SECONDS: u64 = 150;
 const BODY_BYTES_MAX: usize = 64 << 20;
 
 /// A connection after the version handshake. Calls that stream (events, logs, exec, login) consume it.
@@ -258,7 +260,10 @@ impl Client {
     /// The problem that the agent reports, or the connection error.
     pub async fn approve(&mut self, code: &str) -> Result<ApprovalView, ClientError> {
         let path = format!("/v1/approvals/{}", percent_encode(code));
-        read_json(send(&mut self.connection, build_request(Method::POST, &path, Bytes::new())?).await?).await
+        let request = build_request(Method::POST, &path, Bytes::new())?;
+        // The user may be asked for the password.
+        let limit = Duration::from_secs(PASSWORD_TIMEOUT_SECONDS);
+        read_json(send_with_timeout(&mut self.connection, request, limit).await?).await
     }
 
     /// # Errors

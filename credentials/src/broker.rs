@@ -28,6 +28,7 @@ use problem::{timeout_problem, unsuitable_problem};
 pub use session::SessionMember;
 use session::{LeaseKey, LeaseRequest};
 
+use crate::approval::ApprovalPolicy;
 use crate::audit::{AuditLog, Entry as AuditEntry};
 use crate::format::{self, CredentialFormat};
 use crate::http::HttpClient;
@@ -412,6 +413,12 @@ impl Broker {
             None => format!("Create it with `pdev identity add {name} --source SOURCE`."),
         };
         Err(BrokerProblem::new("identity_unknown", format!("there is no identity `{name}`"), hint))
+    }
+
+    /// Which approvals count, as the user configured. Strict if the file cannot be read.
+    #[must_use]
+    pub fn approval_policy(&self) -> ApprovalPolicy {
+        self.load_identities().map_or(ApprovalPolicy::Strict, |identities| identities.approval)
     }
 
     fn load_identities(&self) -> Result<Arc<Identities>, BrokerProblem> {

@@ -29,6 +29,9 @@ pub struct ApprovalView {
     /// For a pending request: why the caller cannot approve it, and what to do instead.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refusal: Option<Problem>,
+    /// In the answer to an approval: why a program of the user may have given it. Absent if only the user can have.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weakness: Option<String>,
 }
 
 /// An item of `GET /v1/approvals/waiting`: a request that is not approved yet.

@@ -7,7 +7,7 @@ use std::process::{Child, Stdio};
 use crate::credential_formats::write_identities;
 use crate::sandbox::{CommandOutput, Sandbox, find_unit, to_command_output};
 
-const PDEV: &str = env!("CARGO_BIN_EXE_pdev");
+pub const PDEV: &str = env!("CARGO_BIN_EXE_pdev");
 
 fn sandbox_with_unapproved_identity() -> Sandbox {
     let sandbox = Sandbox::without_docker();

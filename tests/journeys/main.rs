@@ -48,3 +48,4 @@ mod shells;
 mod shop;
 mod targets;
 mod token_rotation;
+mod weak_approvals;

@@ -11,6 +11,8 @@ use protocol::event::EventKind;
 use protocol::status::PreviewRef;
 
 use super::{Api, JsonBody, ProblemResponse};
+#[cfg(target_os = "linux")]
+use crate::password_prompt::{self, Answer};
 use crate::peer::{Peer, requester_of};
 use crate::session_previews::session_of_process;
 
@@ -48,19 +50,42 @@ pub(super) async fn get_request(
     // Reading the process table blocks.
     let review = tokio::task::spawn_blocking(move || {
         let approver = peer.pid.unwrap_or_default();
-        let (request, denial) =
+        let (request, review) =
             shared.access.approvals.review_request(&code, approver, &SystemProcesses, now_milliseconds())?;
-        Ok((request, session_of_process(&shared, approver).map(|_| Denial::InSession).or(denial)))
+        Ok((request, session_of_process(&shared, approver).map_or(review, |_| Err(Denial::InSession))))
     });
     let outcome = review.await;
-    let (request, denial) = outcome.map_err(|error| task_failed_problem(&error))?.map_err(approval_problem)?;
-    let refusal = denial.map(|denial| approval_problem(ApprovalProblem::Denied(denial)).0);
+    let (request, review) = outcome.map_err(|error| task_failed_problem(&error))?.map_err(approval_problem)?;
+    let refusal = review.err().map(|denial| approval_problem(ApprovalProblem::Denied(denial)).0);
     Ok(Json(ApprovalView {
         identity_use: identity_use_view(&request.identity_use),
         at: 0,
         until: request.until,
         refusal,
+        weakness: None,
     }))
+}
+
+/// Asks for the user's password if the approval would be weak otherwise.
+async fn confirm_with_password(api: &Api, code: &str, approver: i32) -> Result<bool, ApprovalProblem> {
+    let (shared, code) = (api.shared.clone(), code.to_owned());
+    let review = tokio::task::spawn_blocking(move || {
+        let is_session = session_of_process(&shared, approver).is_some();
+        let approvals = &shared.access.approvals;
+        let (_, review) = approvals.review_request(&code, approver, &SystemProcesses, now_milliseconds())?;
+        Ok(!is_session && matches!(review, Ok(Some(_))))
+    });
+    // A refusal is reported by the approval itself.
+    if !review.await.is_ok_and(|weak: Result<bool, ApprovalProblem>| weak.is_ok_and(|weak| weak)) {
+        return Ok(false);
+    }
+    #[cfg(target_os = "linux")]
+    match password_prompt::ask(approver).await {
+        Answer::Confirmed => return Ok(true),
+        Answer::Refused => return Err(Denial::NoPassword.into()),
+        Answer::Unavailable => {}
+    }
+    Ok(false)
 }
 
 pub(super) async fn approve(
@@ -69,12 +94,17 @@ pub(super) async fn approve(
     Path(code): Path<String>,
 ) -> Result<Json<ApprovalView>, ProblemResponse> {
     let shared = api.shared.clone();
+    let approver = peer.pid.unwrap_or_default();
+    let password = confirm_with_password(&api, &code, approver).await;
     let approving = tokio::task::spawn_blocking(move || {
-        let approver = peer.pid.unwrap_or_default();
         // A session's program may never approve, whatever the request is.
-        let outcome = match session_of_process(&shared, approver) {
-            Some(_) => Err(Denial::InSession.into()),
-            None => shared.access.approvals.approve(&code, approver, &SystemProcesses, now_milliseconds()),
+        let outcome = match (session_of_process(&shared, approver), password) {
+            (Some(_), _) => Err(Denial::InSession.into()),
+            (None, Err(refusal)) => Err(refusal),
+            (None, Ok(has_password)) => {
+                let rule = (shared.broker.approval_policy(), has_password);
+                shared.access.approvals.approve(&code, approver, &SystemProcesses, rule, now_milliseconds())
+            }
         };
         (shared, outcome)
     });
@@ -82,14 +112,17 @@ pub(super) async fn approve(
     let (shared, outcome) = joined.map_err(|error| task_failed_problem(&error))?;
     let requester = requester_of(&shared, peer);
     match outcome {
-        Ok(approval) => {
+        Ok((approval, weakness)) => {
             let identity = approval.identity_use.identity.clone();
-            log_audit_failure(shared.broker.record_decision("approved", &identity, &requester, None));
+            let reason = weakness.map(|weakness| format!("weak: {weakness}"));
+            let recorded = shared.broker.record_decision("approved", &identity, &requester, reason.as_deref());
+            log_audit_failure(recorded);
             // Clients that show the pending request, such as editors, refresh on this event.
             let change = "approved".to_owned();
             let kind = EventKind::IdentityChanged { identity, change, expires_at: None, problem: None };
             drop(shared.bus.publish(PreviewRef::default(), None, kind));
-            Ok(Json(approval_view(&approval)))
+            let weakness = weakness.map(|weakness| weakness.to_string());
+            Ok(Json(ApprovalView { weakness, ..approval_view(&approval) }))
         }
         Err(refusal) => {
             log_audit_failure(shared.broker.record_decision("not_approved", "", &requester, Some(refusal.code())));
@@ -143,6 +176,7 @@ fn approval_view(approval: &Approval) -> ApprovalView {
         at: approval.at,
         until: approval.until,
         refusal: None,
+        weakness: None,
     }
 }
 
@@ -159,7 +193,7 @@ fn approval_problem(refusal: ApprovalProblem) -> ProblemResponse {
     let status = match refusal {
         ApprovalProblem::UnknownCode(_) => 404,
         ApprovalProblem::TooManyGuesses => 429,
-        ApprovalProblem::Denied(_) => 403,
+        ApprovalProblem::Denied(_) | ApprovalProblem::TooWeak(_) => 403,
         ApprovalProblem::NotStored(_) => 500,
     };
     ProblemResponse(protocol::Problem::new(refusal.code(), status, refusal.to_string()).hint(refusal.hint()))

@@ -273,8 +273,10 @@ impl AllowedCaller {
 impl EndpointState {
     async fn handle_request(&self, request: Request<Incoming>, session: Option<SessionMember>) -> EndpointResponse {
         // Checked for every request, so that a revoked approval takes effect at once.
-        let is_approved =
-            |identity_use: &IdentityUse| self.shared.access.approvals.is_approved(identity_use, now_milliseconds());
+        let is_approved = |identity_use: &IdentityUse| {
+            let policy = self.shared.broker.approval_policy();
+            self.shared.access.approvals.is_approved(identity_use, policy, now_milliseconds())
+        };
         if !self.required_approval.as_ref().is_none_or(is_approved) {
             return EndpointResponse::forbidden(
                 "the approval of this identity was revoked or has expired: run `pdev up` to request it again",

@@ -142,7 +142,8 @@ async fn bind_endpoint(
         return Ok(Err(reason.to_owned()));
     };
     let identity_use = identity_use_of(record, &unit.name, &identity);
-    if let Some(reason) = shared.access.refusal_reason(&identity_use, &identity, &record.request.folder, purpose) {
+    let rule = (purpose, shared.broker.approval_policy());
+    if let Some(reason) = shared.access.refusal_reason(&identity_use, &identity, &record.request.folder, rule) {
         return Ok(Err(reason));
     }
     let required_approval = needs_approval(&identity).then_some(identity_use);

@@ -40,6 +40,11 @@ pub(super) fn approve(code: &str, context: &Context) -> Outcome {
         return Ok(exit::FAILED);
     }
     let approved = call_agent(async |client: &mut Client| client.approve(code).await)?;
+    if let Some(weakness) = approved.weakness.as_ref().filter(|_| !context.quiet) {
+        let warning = terminal.stderr_paint.yellow("warning");
+        terminal.eprint_line(&format!("{warning}: this approval is weak: {weakness}"));
+        terminal.eprint_line("  `pdev audit` marks it, and `pdev doctor security` shows how to give stronger ones");
+    }
     if context.json {
         terminal.print_json(&approved);
     } else if identity_use.session.is_some() {

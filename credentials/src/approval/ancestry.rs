@@ -2,8 +2,8 @@
 //! that it drives, through a child, or through a detached child.
 //!
 //! Programs of the same user can ultimately do anything that the user can. The check raises the effort from a pipe to
-//! an attack. The data exists only on Linux; on other systems processes cannot be distinguished, and nothing is
-//! approved.
+//! an attack, and [`Weakness`] names what is left of it. The data exists only on Linux; on other systems processes cannot
+//! be distinguished, and nothing is approved.
 
 use std::fs;
 use std::io::{self, Read};
@@ -26,6 +26,10 @@ pub trait ProcessTable {
     fn terminal_master(&self, terminal: u64) -> Option<i32>;
     /// Whether it is a language server of this same binary, which forwards the user's decision from an editor.
     fn is_language_server(&self, pid: i32) -> bool;
+    /// The control group of a process. Programs cannot leave it without the help of a service.
+    fn control_group(&self, pid: i32) -> Option<String>;
+    /// Whether the system installed this program, so that the user's programs cannot have written it.
+    fn is_system_program(&self, pid: i32) -> bool;
 }
 
 /// The requester and its parents up to the shell of its terminal: all processes that could act for it.
@@ -35,6 +39,51 @@ pub struct ProcessAncestry {
     terminal: u64,
     /// The leader of the terminal's session. The kernel reuses terminal numbers after their leader has ended.
     leader: Option<(i32, u64)>,
+    /// The processes above, which opened this terminal and may have opened others.
+    #[serde(default)]
+    openers: Vec<(i32, u64)>,
+    #[serde(default)]
+    control_group: Option<String>,
+}
+
+/// Terminal programs without a command that types into them, and the programs of remote logins. Multiplexers, editors
+/// and unknown programs are not among them.
+const TERMINAL_PROGRAMS: [&str; 18] = [
+    "alacritty",
+    "contour",
+    "foot",
+    "footclient",
+    "ghostty",
+    "gnome-console",
+    "gnome-terminal-",
+    "kgx",
+    "lxterminal",
+    "mate-terminal",
+    "ptyxis",
+    "ptyxis-agent",
+    "rxvt",
+    "sshd",
+    "sshd-session",
+    "urxvt",
+    "xfce4-terminal",
+    "xterm",
+];
+
+/// Why an approval may have been given by a program of the user instead of the user.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum Weakness {
+    #[error("an editor sent it, and programs can write into an editor's pipes")]
+    Editor,
+    #[error("the requester runs in a terminal of the same terminal program")]
+    SameTerminalProgram,
+    #[error("other programs may be able to type into this terminal (a multiplexer, an editor or an unknown program)")]
+    OtherTerminalProgram,
+    #[error("the terminal program was started after the request")]
+    NewTerminalProgram,
+    #[error("the terminal program and the requester are in the same control group")]
+    SameControlGroup,
+    #[error("the requester is unknown")]
+    UnknownRequester,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -53,6 +102,8 @@ pub enum Denial {
     TooNew,
     #[error("too many different programs asked for this; one of them may be this one")]
     TooManyRequesters,
+    #[error("the password was not entered")]
+    NoPassword,
     #[error("this runs in a coding agent's session, which approves nothing")]
     InSession,
     #[error("the process that gives this approval cannot be identified")]
@@ -70,6 +121,7 @@ impl Denial {
             Self::TooNew => {
                 "Use a terminal program that ran before, or run `pdev up` again and approve the new request here."
             }
+            Self::NoPassword => "Approve it again and enter your password.",
             Self::TooManyRequesters => "Wait 15 minutes and run `pdev up` once.",
             Self::UnknownProcess => "Set `ask = \"never\"` in the identity's section of identities.toml instead.",
         }
@@ -102,12 +154,20 @@ pub fn ancestry_of(pid: i32, processes: &dyn ProcessTable) -> Option<ProcessAnce
     let leader = chain.iter().find(|process| process.terminal != 0).map(|process| process.session);
     let last = chain.iter().position(|process| Some(process.pid) == leader).unwrap_or(chain.len() - 1);
     let leader = leader.and_then(|leader| processes.process(leader)).map(|leader| (leader.pid, leader.start));
-    let members = chain[..=last].iter().map(|process| (process.pid, process.start)).collect();
-    Some(ProcessAncestry { members, terminal, leader })
+    let (members, openers) = chain.split_at(last + 1);
+    let with_start = |part: &[Process]| part.iter().map(|process| (process.pid, process.start)).collect();
+    let control_group = processes.control_group(pid);
+    Some(ProcessAncestry {
+        members: with_start(members),
+        terminal,
+        leader,
+        openers: with_start(openers),
+        control_group,
+    })
 }
 
 /// Checks that `approver` is neither a requester nor driven by one. `requested_at` is in ticks since the machine
-/// started.
+/// started. Returns what makes the approval weak; `None` if only the user can have given it.
 ///
 /// # Errors
 /// The reason why `approver` may not approve.
@@ -116,7 +176,7 @@ pub fn check_approver(
     requested_at: u64,
     approver: i32,
     processes: &dyn ProcessTable,
-) -> Result<(), Denial> {
+) -> Result<Option<Weakness>, Denial> {
     let approver_chain = process_chain(approver, processes);
     let Some(first) = approver_chain.first() else { return Err(Denial::UnknownProcess) };
     let related =
@@ -140,13 +200,13 @@ pub fn check_approver(
         // The editor opened its language server, as a terminal program opens a terminal.
         return match processes.is_language_server(approver) {
             true if too_new(&approver_chain[1..]) => Err(Denial::TooNew),
-            true => Ok(()),
+            true => Ok(Some(Weakness::Editor)),
             false => Err(Denial::NoTerminal),
         };
     }
     if !PTS_MAJORS.contains(&major(terminal)) {
         // A console, so a user sits at the machine.
-        return Ok(());
+        return Ok(None);
     }
     // The master side may belong to a process of another user whose open files are hidden (sshd). Then use the process
     // that started the shell.
@@ -156,7 +216,38 @@ pub fn check_approver(
     if openers.iter().any(related) {
         return Err(Denial::DrivenTerminal);
     }
-    if too_new(&openers) { Err(Denial::TooNew) } else { Ok(()) }
+    if too_new(&openers) {
+        return Err(Denial::TooNew);
+    }
+    Ok(find_weakness(ancestries, requested_at, &openers, processes))
+}
+
+/// `openers` are the program that holds the terminal's master side, and its parents.
+fn find_weakness(
+    ancestries: &[ProcessAncestry],
+    requested_at: u64,
+    openers: &[Process],
+    processes: &dyn ProcessTable,
+) -> Option<Weakness> {
+    let Some(holder) = openers.first() else { return Some(Weakness::OtherTerminalProgram) };
+    if ancestries.is_empty() {
+        return Some(Weakness::UnknownRequester);
+    }
+    if !TERMINAL_PROGRAMS.contains(&holder.name.as_str()) || !processes.is_system_program(holder.pid) {
+        return Some(Weakness::OtherTerminalProgram);
+    }
+    if ancestries.iter().any(|ancestry| ancestry.openers.contains(&(holder.pid, holder.start))) {
+        return Some(Weakness::SameTerminalProgram);
+    }
+    if holder.start > requested_at {
+        return Some(Weakness::NewTerminalProgram);
+    }
+    // A requester that left its parent still has its control group.
+    let control_group = processes.control_group(holder.pid).filter(|group| !group.is_empty());
+    let is_other = |ancestry: &ProcessAncestry| {
+        ancestry.control_group.is_some() && control_group.is_some() && ancestry.control_group != control_group
+    };
+    (!ancestries.iter().all(is_other)).then_some(Weakness::SameControlGroup)
 }
 
 /// The layout of `dev_t` in `/proc/PID/stat`.
@@ -188,6 +279,32 @@ impl ProcessTable for SystemProcesses {
         processes::command_line(pid).iter().nth(1) == Some(b"lsp".as_slice())
             && is_same_program(Path::new("/proc/self/exe"), Path::new(&format!("/proc/{pid}/exe"))).unwrap_or(false)
     }
+
+    fn control_group(&self, pid: i32) -> Option<String> {
+        let text = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
+        // The unified hierarchy, or the one in which systemd keeps sessions.
+        let path = |prefix: &str| text.lines().find_map(|line| line.strip_prefix(prefix));
+        path("0::")
+            .or_else(|| text.lines().find_map(|line| line.split_once(":name=systemd:").map(|(_, path)| path)))
+            .map(str::to_owned)
+    }
+
+    fn is_system_program(&self, pid: i32) -> bool {
+        match processes::executable(pid) {
+            // The link also opens a file that was replaced by an update.
+            Some(_) => fs::metadata(format!("/proc/{pid}/exe"))
+                .is_ok_and(|metadata| metadata.uid() == 0 && metadata.mode() & 0o022 == 0),
+            // sshd hides its executable. Every program can do that, but none can be a child of root's sshd.
+            None => processes::find(pid)
+                .and_then(|process| processes::find(process.parent))
+                .is_some_and(|parent| parent.pid > 1 && parent.name.starts_with("sshd") && runs_as_root(parent.pid)),
+        }
+    }
+}
+
+fn runs_as_root(pid: i32) -> bool {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    status.lines().any(|line| line.starts_with("Uid:\t0\t0\t"))
 }
 
 /// Whether two files are the same inode or have the same content.

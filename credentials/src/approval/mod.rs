@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::identity::Identity;
 use crate::storage;
-use ancestry::{Denial, ProcessAncestry, ProcessTable};
+use ancestry::{Denial, ProcessAncestry, ProcessTable, Weakness};
 use strings::to_hex;
 
 const REQUEST_MILLISECONDS: i64 = 15 * 60 * 1000;
@@ -67,6 +67,29 @@ pub struct Approval {
     /// Unix milliseconds.
     pub at: i64,
     pub until: i64,
+    /// `None` for a weak approval: a program of the user may have given it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub confirmed_by: Option<Confirmation>,
+}
+
+/// What shows that the user gave an approval, and not a program.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Confirmation {
+    /// A terminal that the requester cannot reach.
+    Terminal,
+    /// The user's password, which the system asked for.
+    Password,
+}
+
+/// `approval` in `identities.toml`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum ApprovalPolicy {
+    /// Weak approvals count. They are marked in the audit log.
+    #[default]
+    Normal,
+    /// Only confirmed approvals count.
+    Strict,
 }
 
 /// A request that waits for the user.
@@ -88,6 +111,8 @@ pub enum ApprovalProblem {
     TooManyGuesses,
     #[error("{0}")]
     Denied(#[from] Denial),
+    #[error("this approval would be weak, and `approval = \"strict\"` refuses weak ones: {0}")]
+    TooWeak(Weakness),
     #[error("the approval cannot be stored: {0}")]
     NotStored(String),
 }
@@ -99,6 +124,7 @@ impl ApprovalProblem {
             Self::UnknownCode(_) => "request_unknown",
             Self::TooManyGuesses => "too_many_guesses",
             Self::Denied(_) => "not_by_the_asker",
+            Self::TooWeak(_) => "approval_too_weak",
             Self::NotStored(_) => "approval_not_kept",
         }
     }
@@ -109,6 +135,10 @@ impl ApprovalProblem {
             Self::UnknownCode(_) => "Run `pdev up` again; it prints a new code.",
             Self::TooManyGuesses => "Run `pdev up` to see the code.",
             Self::Denied(denial) => denial.hint(),
+            Self::TooWeak(_) => {
+                "Approve it on a console or in another terminal program, or let polkit ask for your password: \
+                 `pdev doctor security` says how."
+            }
             Self::NotStored(_) => "Free disk space, or correct the permissions of pdev's data folder.",
         }
     }
@@ -141,8 +171,11 @@ impl Approvals {
     }
 
     #[must_use]
-    pub fn is_approved(&self, identity_use: &IdentityUse, now: i64) -> bool {
-        self.lock().approved.iter().any(|approval| approval.identity_use == *identity_use && now < approval.until)
+    pub fn is_approved(&self, identity_use: &IdentityUse, policy: ApprovalPolicy, now: i64) -> bool {
+        let is_enough = |approval: &Approval| policy == ApprovalPolicy::Normal || approval.confirmed_by.is_some();
+        let state = self.lock();
+        let mut matching = state.approved.iter().filter(|approval| approval.identity_use == *identity_use);
+        matching.any(|approval| now < approval.until && is_enough(approval))
     }
 
     /// Requests an approval. All requesters of the same use are recorded, so that none of them can approve it. The code
@@ -204,7 +237,7 @@ impl Approvals {
         self.lock().requests.values().filter(|request| now < request.until).cloned().collect()
     }
 
-    /// The reason why `approver` cannot approve the request with this code; `None` if it can.
+    /// Whether `approver` can approve the request with this code, and what makes that approval weak.
     ///
     /// # Errors
     /// When there is no such request.
@@ -214,13 +247,14 @@ impl Approvals {
         approver: i32,
         processes: &dyn ProcessTable,
         now: i64,
-    ) -> Result<(ApprovalRequest, Option<Denial>), ApprovalProblem> {
+    ) -> Result<(ApprovalRequest, Result<Option<Weakness>, Denial>), ApprovalProblem> {
         let request = self.find_request(code, now)?;
-        let denial = check_request_approver(&request, approver, processes).err();
-        Ok((request, denial))
+        let review = check_request_approver(&request, approver, processes);
+        Ok((request, review))
     }
 
-    /// Approves the request with this code, if `approver` is not one of the requesters. A code works once.
+    /// Approves the request with this code, if `approver` is not one of the requesters. A code works once. Returns what
+    /// makes the approval weak. `has_password` means that the user has just confirmed it with the password.
     ///
     /// # Errors
     /// When there is no such request, when it may not be approved from there, or when the approval cannot be stored.
@@ -229,11 +263,18 @@ impl Approvals {
         code: &str,
         approver: i32,
         processes: &dyn ProcessTable,
+        (policy, has_password): (ApprovalPolicy, bool),
         now: i64,
-    ) -> Result<Approval, ApprovalProblem> {
+    ) -> Result<(Approval, Option<Weakness>), ApprovalProblem> {
         let checked = self.find_request(code, now)?;
         // Check without the lock, because the check reads `/proc`. A change in the meantime is detected below.
-        check_request_approver(&checked, approver, processes)?;
+        let weakness = check_request_approver(&checked, approver, processes)?.filter(|_| !has_password);
+        let confirmed_by = match weakness {
+            Some(weakness) if policy == ApprovalPolicy::Strict => return Err(ApprovalProblem::TooWeak(weakness)),
+            Some(_) => None,
+            None if has_password => Some(Confirmation::Password),
+            None => Some(Confirmation::Terminal),
+        };
         let mut state = self.lock();
         let is_unchanged = state.requests.get(&checked.identity_use).is_some_and(|request| {
             request.code == checked.code && request.ancestries == checked.ancestries && now < request.until
@@ -245,6 +286,7 @@ impl Approvals {
             identity_use: checked.identity_use.clone(),
             at: now,
             until: now + approval_milliseconds(&checked.identity_use),
+            confirmed_by,
         };
         let mut approved = state.approved.clone();
         approved.retain(|existing| existing.identity_use != approval.identity_use && now < existing.until);
@@ -252,7 +294,7 @@ impl Approvals {
         self.write(&approved).map_err(|error| ApprovalProblem::NotStored(error.to_string()))?;
         state.approved = approved;
         state.requests.remove(&checked.identity_use);
-        Ok(approval)
+        Ok((approval, weakness))
     }
 
     #[must_use]
@@ -288,7 +330,7 @@ fn check_request_approver(
     request: &ApprovalRequest,
     approver: i32,
     processes: &dyn ProcessTable,
-) -> Result<(), Denial> {
+) -> Result<Option<Weakness>, Denial> {
     if request.ancestries.len() > ANCESTRIES_MAX {
         return Err(Denial::TooManyRequesters);
     }

@@ -9,6 +9,7 @@ use toml_edit::{Document, Item, Table};
 
 use super::kinds::{COMMON_FIELDS, Field, FieldType, SOURCE_KINDS, SourceKind, find_source_kind};
 use super::{Identity, Value, is_valid_name};
+use crate::approval::ApprovalPolicy;
 
 /// A problem of the file, with its line.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -23,6 +24,7 @@ pub struct Identities {
     pub all: BTreeMap<String, Identity>,
     /// Invalid identities, whose names are known nevertheless.
     pub broken: Vec<String>,
+    pub approval: ApprovalPolicy,
 }
 
 impl Identities {
@@ -57,6 +59,11 @@ pub fn read(text: &str) -> (Identities, Vec<Finding>) {
     let mut identities = Identities::default();
     for (name, item) in document.as_table() {
         let span = document.as_table().key(name).and_then(toml_edit::Key::span);
+        // An identity may have this name.
+        if name == "approval" && !item.is_table() {
+            identities.approval = reader.read_approval_policy(item, span);
+            continue;
+        }
         match reader.read_identity(name, item, span) {
             Some(identity) => drop(identities.all.insert(name.to_owned(), identity)),
             None => identities.broken.push(name.to_owned()),
@@ -71,6 +78,19 @@ impl Reader<'_> {
         let offset = span.map_or(0, |span| span.start).min(self.text.len());
         let line = self.text.as_bytes()[..offset].iter().filter(|byte| **byte == b'\n').count() + 1;
         self.findings.push(Finding { line, message, hint });
+    }
+
+    /// A wrong value counts as the strict one.
+    fn read_approval_policy(&mut self, item: &Item, span: Option<Range<usize>>) -> ApprovalPolicy {
+        match item.as_str() {
+            Some("normal") => return ApprovalPolicy::Normal,
+            Some("strict") => {}
+            _ => {
+                let message = "`approval` is neither `\"strict\"` nor `\"normal\"`, and counts as strict".to_owned();
+                self.add_finding(item.span().or(span), message, None);
+            }
+        }
+        ApprovalPolicy::Strict
     }
 
     fn read_identity(&mut self, name: &str, item: &Item, span: Option<Range<usize>>) -> Option<Identity> {

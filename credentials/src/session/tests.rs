@@ -41,6 +41,14 @@ impl ProcessTable for FakeProcesses {
     fn is_language_server(&self, _: i32) -> bool {
         false
     }
+
+    fn control_group(&self, _pid: i32) -> Option<String> {
+        None
+    }
+
+    fn is_system_program(&self, _pid: i32) -> bool {
+        true
+    }
 }
 
 fn session_spec() -> SessionSpec {
