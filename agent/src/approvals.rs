@@ -9,8 +9,8 @@ use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
 use credentials::approval::ancestry::{ProcessAncestry, SystemProcesses, ancestry_of};
-use credentials::approval::{ApprovalPolicy, Approvals, IdentityUse, identity_digest};
-use credentials::identity::Identity;
+use credentials::approval::{Approvals, IdentityUse, identity_digest};
+use credentials::identity::{ApprovalPolicy, Identity};
 use credentials::session::Sessions;
 use host::clock::now_milliseconds;
 

@@ -28,11 +28,10 @@ use problem::{timeout_problem, unsuitable_problem};
 pub use session::SessionMember;
 use session::{LeaseKey, LeaseRequest};
 
-use crate::approval::ApprovalPolicy;
 use crate::audit::{AuditLog, Entry as AuditEntry};
 use crate::format::{self, CredentialFormat};
 use crate::http::HttpClient;
-use crate::identity::{self, Identities, Identity};
+use crate::identity::{self, ApprovalPolicy, Identities, Identity};
 use crate::launch::Launcher;
 use crate::lease::{Lease, Purpose};
 use crate::problem::{BrokerProblem, SourceProblem};

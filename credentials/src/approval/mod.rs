@@ -16,7 +16,7 @@ use ring::digest::{SHA256, digest};
 use ring::rand::{SecureRandom, SystemRandom};
 use serde::{Deserialize, Serialize};
 
-use crate::identity::Identity;
+use crate::identity::{ApprovalPolicy, Identity};
 use crate::storage;
 use ancestry::{Denial, ProcessAncestry, ProcessTable, Weakness};
 use strings::to_hex;
@@ -80,16 +80,6 @@ pub enum Confirmation {
     Terminal,
     /// The user's password, which the system asked for.
     Password,
-}
-
-/// `approval` in `identities.toml`.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum ApprovalPolicy {
-    /// Weak approvals count. They are marked in the audit log.
-    #[default]
-    Normal,
-    /// Only confirmed approvals count.
-    Strict,
 }
 
 /// A request that waits for the user.

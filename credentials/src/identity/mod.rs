@@ -29,6 +29,16 @@ pub enum Value {
     List(Vec<String>),
 }
 
+/// `approval` in `identities.toml`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum ApprovalPolicy {
+    /// Weak approvals count. They are marked in the audit log.
+    #[default]
+    Normal,
+    /// Only confirmed approvals count.
+    Strict,
+}
+
 /// One identity, validated against its [`SourceKind`]: every required field exists and has the right type.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Identity {

@@ -8,8 +8,7 @@ use strings::nearest;
 use toml_edit::{Document, Item, Table};
 
 use super::kinds::{COMMON_FIELDS, Field, FieldType, SOURCE_KINDS, SourceKind, find_source_kind};
-use super::{Identity, Value, is_valid_name};
-use crate::approval::ApprovalPolicy;
+use super::{ApprovalPolicy, Identity, Value, is_valid_name};
 
 /// A problem of the file, with its line.
 #[derive(Clone, PartialEq, Eq, Debug)]
