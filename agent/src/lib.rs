@@ -11,7 +11,7 @@ pub mod convert;
 pub mod desktop_notification;
 pub mod disk;
 pub mod endpoint;
-pub mod gateway;
+pub mod forwards;
 pub mod job_inputs;
 pub mod journal;
 pub mod locations;

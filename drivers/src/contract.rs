@@ -3,6 +3,10 @@
 //! A driver's test implements [`Harness`] and calls [`check`]. The cases use the runtime only through the trait; the
 //! harness supplies whatever differs between runtimes, such as a unit's definition and the path of a secret.
 
+mod capabilities;
+
+pub use capabilities::check_applying;
+
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::path::PathBuf;
@@ -93,6 +97,7 @@ pub async fn check(harness: &dyn Harness) {
     removing_old_handle_keeps_replacement(harness).await;
     absent_unit_fails_start_and_is_ignored_by_stop(harness).await;
     previews_are_discovered(harness).await;
+    capabilities::check(harness).await;
 }
 
 async fn lifecycle_steps_are_idempotent(harness: &dyn Harness) {

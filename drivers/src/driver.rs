@@ -1,4 +1,5 @@
-//! The trait that every runtime implements. `contract.rs` tests its guarantees for each driver.
+//! The trait that every runtime implements: a core, and capabilities that some runtimes have. `contract.rs` tests the
+//! guarantees of both for each driver.
 //!
 //! A driver observes and applies; it makes no decisions. Every call has its own deadline and is safe to repeat:
 //! creating an object that exists and removing one that is gone both succeed. If the caller drops a call's future,
@@ -6,19 +7,20 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::stream::BoxStream;
-pub use host::ports::Listener;
 use plan::application::{PreviewId, PreviewName, RuntimeKind, Unit, UnitName};
-use plan::observed::{Exit, Images, Observed};
+use plan::observed::{Exit, Observed};
 use plan::shell_environment::ShellEnvironment;
 use plan::target::Targets;
 use plan::{Application, step::Action};
+
+use crate::capabilities::{CredentialEndpoints, EnvironmentStore, Gateway, HostPorts, ImageInspection, PortForward};
 
 /// Folders of one preview on this machine, chosen by the agent.
 #[derive(Clone, Debug)]
@@ -79,13 +81,10 @@ pub trait Driver: Send + Sync {
     /// Reads the preview's state with one or two calls to the runtime, independent of the number of units.
     async fn observe(&self, preview: &PreviewId, locations: &Locations) -> Result<Observed, Problem>;
 
-    /// Reports the current image of each unit of this driver, or why it is stale. Builds nothing.
-    async fn inspect_images(&self, scope: &Scope) -> Result<Images, Problem>;
-
     /// Performs one step. `AwaitReady` and `AwaitExit` never reach a driver: the agent handles them.
     async fn perform(&self, scope: &Scope, action: &Action) -> Result<StepOutcome, Problem>;
 
-    /// Streams exits and starts of this preview's units from now on. The stream ends with `ConnectionLost` when the
+    /// Streams what happens to this preview's units from now on. The stream ends with `ConnectionLost` when the
     /// runtime goes away.
     async fn follow_events(
         &self,
@@ -107,46 +106,31 @@ pub trait Driver: Send + Sync {
     /// to find a preview by name.
     async fn discover(&self) -> Result<Vec<DiscoveredPreview>, Problem>;
 
-    /// The address of this machine where this runtime's units request credentials. The agent listens there, on one port
-    /// per unit. `None` if units cannot reach this machine at an address that SDKs accept.
-    async fn credential_endpoint_address(&self) -> Result<Option<IpAddr>, Problem> {
-        Ok(None)
+    // The capabilities; see `capabilities.rs`.
+
+    fn image_inspection(&self) -> Option<&dyn ImageInspection> {
+        None
     }
 
-    /// Whether this unit opened the connection from `peer` to `local`, according to the kernel or the engine.
-    async fn is_connection_from(
-        &self,
-        _preview: &PreviewId,
-        _unit: &str,
-        _peer: SocketAddr,
-        _local: SocketAddr,
-    ) -> Result<bool, Problem> {
-        Ok(false)
+    fn credential_endpoints(&self) -> Option<&dyn CredentialEndpoints> {
+        None
     }
 
-    /// Whether this unit listens on a port of this machine, and on which other ports it does. `None` if the runtime
-    /// itself publishes the ports of its units, so that no other program can have them.
-    async fn port_use(&self, _preview: &PreviewId, _unit: &str, _port: u16) -> Result<Option<PortUse>, Problem> {
-        Ok(None)
+    fn host_ports(&self) -> Option<&dyn HostPorts> {
+        None
     }
 
-    /// The environment of the shell that ran the last `pdev up`, if the runtime holds it for an agent that was restarted.
-    async fn shell_environment(&self, _: &PreviewId, _: &Locations) -> Result<Option<ShellEnvironment>, Problem> {
-        Ok(None)
+    fn environment_store(&self) -> Option<&dyn EnvironmentStore> {
+        None
     }
 
-    /// The address at which this preview's containers reach local processes; the agent forwards from there.
-    async fn gateway_address(&self, _preview: &PreviewId) -> Result<Option<IpAddr>, Problem> {
-        Ok(None)
+    fn gateway(&self) -> Option<&dyn Gateway> {
+        None
     }
-}
 
-/// Who listens on a port of this machine.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct PortUse {
-    pub listener: Listener,
-    /// The ports on which programs of the unit listen.
-    pub unit_ports: Vec<u16>,
+    fn port_forward(&self) -> Option<&dyn PortForward> {
+        None
+    }
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -171,6 +155,10 @@ pub enum RuntimeEvent {
         unit: UnitName,
         handle: String,
         exit: Exit,
+    },
+    /// A runtime that supervises its units reports that the health of one is different: observe it.
+    Changed {
+        unit: UnitName,
     },
     /// The stream ended: the engine stopped or the keeper is gone.
     ConnectionLost {
@@ -291,6 +279,12 @@ impl Problem {
     pub fn output(mut self, lines: Vec<String>) -> Self {
         self.output = lines;
         self
+    }
+
+    /// The step is not for this driver: the agent performs it, or the runtime has other steps for the same purpose.
+    #[must_use]
+    pub fn unsupported(action: &Action) -> Self {
+        Self::new(ProblemKind::Internal, format!("the runtime has no step `{action}`"))
     }
 
     /// An operating system error; `context` says what failed ("cannot write `PATH`").

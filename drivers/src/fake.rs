@@ -15,10 +15,13 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream::{self, BoxStream};
 use plan::application::{PreviewId, RuntimeKind, Unit};
-use plan::observed::{Exit, Images, Observed, ObservedUnit, RunState};
+use plan::observed::{Exit, Images, Observed, ObservedUnit, Replicas, ReportedHealth, RunState};
+use plan::runtime::Supervisor;
 use plan::step::Action;
+use tokio::io::AsyncReadExt;
 use tokio::sync::{Semaphore, broadcast, mpsc, watch};
 
+use crate::capabilities::{ByteStream, ImageInspection, PortForward};
 use crate::driver::{
     DiscoveredPreview, Driver, ExecOutput, ExecRequest, ExecSession, Locations, LogLine, LogRequest, Problem,
     ProblemKind, RuntimeEvent, Scope, StepOutcome,
@@ -37,6 +40,8 @@ pub struct Script {
     pub exec_exit_codes: VecDeque<i32>,
     /// Why the image must be prepared. A successful `PrepareImage` clears it.
     pub stale_reason: Option<String>,
+    /// The health after an `Apply`; ready by default.
+    pub health: Option<ReportedHealth>,
     /// The build fails with these lines as its last output.
     pub build_failure: Option<Vec<String>>,
 }
@@ -123,6 +128,11 @@ impl FakeDriver {
         self.end_unit(&mut self.lock_state(), preview, unit, Exit { code: Some(code), ..Exit::default() });
     }
 
+    /// Changes the health that the runtime reports of a unit.
+    pub fn set_health(&self, preview: &PreviewId, unit: &str, health: ReportedHealth) {
+        self.report_health(&mut self.lock_state(), preview, unit, health);
+    }
+
     /// Adds a line to a unit's output.
     pub fn print_line(&self, preview: &PreviewId, unit: &str, text: &str) {
         let mut state = self.lock_state();
@@ -195,11 +205,12 @@ impl FakeDriver {
             Action::PrepareImage { unit, .. } => state.prepare_image(scope, unit),
             Action::Create { unit, .. } => state.create_unit(scope, find_unit(scope, unit)?, self.kind),
             Action::Start { unit, .. } => self.start_unit(&mut state, scope, unit),
+            Action::Apply { unit, .. } => self.apply_unit(&mut state, scope, unit),
             Action::Stop { unit, .. } => {
                 self.end_unit(&mut state, id, unit, Exit { signal: Some(15), ..Exit::default() });
                 Ok(StepOutcome::default())
             }
-            Action::Remove { unit, handle, .. } => {
+            Action::Remove { unit, handle, .. } | Action::Delete { unit, handle, .. } => {
                 self.remove_unit(&mut state, id, unit, handle);
                 Ok(StepOutcome::default())
             }
@@ -212,6 +223,28 @@ impl FakeDriver {
             state.performed_steps.push(step);
         }
         result
+    }
+
+    /// Creates a unit or changes it in place, and runs it.
+    fn apply_unit(&self, state: &mut State, scope: &Scope, name: &str) -> Result<StepOutcome, Problem> {
+        let unit = find_unit(scope, name)?;
+        if let Some(existing) = state.unit_mut(&scope.preview.id, name) {
+            existing.observed.hash.clone_from(&unit.hash);
+            existing.observed.image = Some(image_identity(name));
+        } else {
+            state.create_unit(scope, unit, self.kind)?;
+        }
+        let outcome = self.start_unit(state, scope, name)?;
+        let health = state.scripts.get(name).and_then(|script| script.health.clone());
+        self.report_health(state, &scope.preview.id, name, health.unwrap_or_else(ready_health));
+        Ok(outcome)
+    }
+
+    fn report_health(&self, state: &mut State, preview: &PreviewId, unit: &str, health: ReportedHealth) {
+        if let Some(fake_unit) = state.unit_mut(preview, unit) {
+            fake_unit.observed.health = Some(health);
+            self.publish_event(preview, RuntimeEvent::Changed { unit: unit.to_owned() });
+        }
     }
 
     fn start_unit(&self, state: &mut State, scope: &Scope, unit: &str) -> Result<StepOutcome, Problem> {
@@ -273,6 +306,10 @@ impl FakeDriver {
     }
 }
 
+fn ready_health() -> ReportedHealth {
+    ReportedHealth { is_ready: true, replicas: Replicas { wanted: 1, ready: 1 }, conditions: Vec::new() }
+}
+
 fn find_unit<'a>(scope: &'a Scope, unit: &str) -> Result<&'a Unit, Problem> {
     let missing = || Problem::new(ProblemKind::NotFound, format!("no unit `{unit}`"));
     scope.application.units.get(unit).ok_or_else(missing)
@@ -292,19 +329,6 @@ impl Driver for FakeDriver {
             networks: preview.networks.clone(),
             volumes: preview.volumes.clone(),
         }))
-    }
-
-    async fn inspect_images(&self, scope: &Scope) -> Result<Images, Problem> {
-        let state = self.connected_state()?;
-        let mut images = Images::default();
-        let own_units = scope.application.units.values().filter(|unit| unit.runtime == self.kind);
-        for name in own_units.map(|unit| &unit.name) {
-            match state.scripts.get(name).and_then(|script| script.stale_reason.clone()) {
-                Some(reason) => images.stale.insert(name.clone(), reason),
-                None => images.current.insert(name.clone(), image_identity(name)),
-            };
-        }
-        Ok(images)
     }
 
     async fn perform(&self, scope: &Scope, action: &Action) -> Result<StepOutcome, Problem> {
@@ -427,5 +451,54 @@ impl Driver for FakeDriver {
                 .count(),
         });
         Ok(found.collect())
+    }
+
+    fn image_inspection(&self) -> Option<&dyn ImageInspection> {
+        Some(self)
+    }
+
+    /// Units of a runtime that supervises them are not on this machine.
+    fn port_forward(&self) -> Option<&dyn PortForward> {
+        (self.kind.capabilities().supervisor == Supervisor::Runtime).then_some(self as &dyn PortForward)
+    }
+}
+
+/// Each connection receives the unit's name and port, then an echo of what it sends.
+#[async_trait]
+impl PortForward for FakeDriver {
+    async fn connect(
+        &self,
+        preview: &PreviewId,
+        _locations: &Locations,
+        unit: &str,
+        listen_port: u16,
+    ) -> Result<Box<dyn ByteStream>, Problem> {
+        let is_running = self
+            .connected_state()?
+            .unit_mut(preview, unit)
+            .is_some_and(|fake_unit| fake_unit.observed.state == RunState::Running);
+        if !is_running {
+            return Err(Problem::new(ProblemKind::NotFound, format!("`{unit}` does not run")));
+        }
+        let greeting = std::io::Cursor::new(format!("{unit}:{listen_port}\n").into_bytes());
+        // What the client writes to one end is what it reads from the other end.
+        let (echo, input) = tokio::io::simplex(1024);
+        Ok(Box::new(tokio::io::join(greeting.chain(echo), input)))
+    }
+}
+
+#[async_trait]
+impl ImageInspection for FakeDriver {
+    async fn inspect_images(&self, scope: &Scope) -> Result<Images, Problem> {
+        let state = self.connected_state()?;
+        let mut images = Images::default();
+        let own_units = scope.application.units.values().filter(|unit| unit.runtime == self.kind);
+        for name in own_units.map(|unit| &unit.name) {
+            match state.scripts.get(name).and_then(|script| script.stale_reason.clone()) {
+                Some(reason) => images.stale.insert(name.clone(), reason),
+                None => images.current.insert(name.clone(), image_identity(name)),
+            };
+        }
+        Ok(images)
     }
 }

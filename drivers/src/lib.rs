@@ -1,5 +1,6 @@
 //! Drivers for the runtimes: one trait, one driver per runtime, and one contract test that every driver passes.
 
+pub mod capabilities;
 pub mod contract;
 pub mod docker;
 pub mod driver;

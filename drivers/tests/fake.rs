@@ -16,6 +16,7 @@ use plan::application::{
     Argv, Body, Health, JobTiming, PreviewId, PreviewName, ProcessDir, ProcessSpec, ReadyCheck, RestartPolicy, Role,
     RuntimeKind, Stop, SupportLevel, Unit,
 };
+use plan::runtime::{ObjectChanges, Supervisor};
 use plan::step::Action;
 
 struct FakeHarness {
@@ -25,9 +26,13 @@ struct FakeHarness {
 
 impl FakeHarness {
     fn new() -> Self {
+        Self::for_runtime(RuntimeKind::PROCESS)
+    }
+
+    fn for_runtime(runtime: RuntimeKind) -> Self {
         let secrets = tempfile::tempdir().expect("temporary folder");
         std::fs::write(secrets.path().join("token"), "s3cret").expect("written");
-        Self { driver: FakeDriver::new(), secrets }
+        Self { driver: FakeDriver::for_runtime(runtime), secrets }
     }
 }
 
@@ -69,6 +74,16 @@ impl Harness for FakeHarness {
 #[tokio::test]
 async fn fake_driver_satisfies_contract() {
     contract::check(&FakeHarness::new()).await;
+}
+
+#[tokio::test]
+async fn fake_driver_of_applying_runtime_satisfies_contract() {
+    let mut definition = RuntimeKind::DOCKER.definition().clone();
+    definition.name = "applying";
+    definition.capabilities.object_changes = ObjectChanges::Apply;
+    definition.capabilities.supervisor = Supervisor::Runtime;
+    let runtime = RuntimeKind::new(Box::leak(Box::new(definition)));
+    contract::check_applying(&FakeHarness::for_runtime(runtime)).await;
 }
 
 #[tokio::test]

@@ -14,6 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::application::{Application, Condition, JobTiming, Role, RuntimeKind, Unit, UnitName, VolumeSpec};
 use crate::hash;
 use crate::observed::{Images, Observed, ObservedUnit, RunState, RuntimeObject};
+use crate::runtime::ObjectChanges;
 use crate::step::{Action, Cause, Plan, StepId};
 
 pub use teardown::{TeardownOptions, teardown};
@@ -136,6 +137,10 @@ impl<'a> Comparison<'a> {
             let id = self.steps.add(action, after, Cause::ImageStale { reason: reason.clone() });
             last_step_by_source.insert(source, id);
             self.image_steps.insert(name, id);
+            if unit.runtime.capabilities().pushes_images {
+                let action = Action::PushImage { unit: name.clone(), runtime: unit.runtime };
+                self.image_steps.insert(name, self.steps.add(action, vec![id], Cause::Follows));
+            }
         }
     }
 
@@ -150,6 +155,7 @@ impl<'a> Comparison<'a> {
         for (name, old) in self.observed.units.iter().filter(|(name, _)| self.options.is_selected(name)) {
             let cause = match self.verdicts.get(name.as_str()) {
                 None => Cause::Removed,
+                Some(Verdict::Replace(_)) if self.is_changed_in_place(old) => continue,
                 Some(Verdict::Replace(cause)) => cause.clone(),
                 Some(_) => continue,
             };
@@ -160,9 +166,22 @@ impl<'a> Comparison<'a> {
         }
     }
 
+    /// A job runs once, so a changed one needs a new object in any runtime.
+    fn is_changed_in_place(&self, old: &ObservedUnit) -> bool {
+        applies_changes(old.runtime)
+            && self
+                .desired
+                .units
+                .get(&old.name)
+                .is_some_and(|unit| unit.runtime == old.runtime && unit.role != Role::Job)
+    }
+
     fn add_removal_steps(&mut self, old: &ObservedUnit, after: Vec<StepId>, cause: &Cause) -> StepId {
         let (unit, runtime) = (old.name.clone(), old.runtime);
-        let removal = Action::Remove { unit: unit.clone(), runtime, handle: old.handle.clone() };
+        if applies_changes(runtime) {
+            return self.steps.add(steps::removal_action(old), after, cause.clone());
+        }
+        let removal = steps::removal_action(old);
         // `Stop` addresses a unit by name, so for a stray it would stop the unit itself. Remove a stray while it runs.
         if is_alive(&old.state) && *cause != Cause::Stray {
             let stop = self.steps.add(Action::Stop { unit, runtime }, after, cause.clone());
@@ -190,6 +209,11 @@ impl<'a> Comparison<'a> {
                 let connected = self.steps.add(action, network.into_iter().collect(), Cause::LostNetwork);
                 Milestones { started: Some(connected), ready: Some(self.add_wait_step(unit, vec![connected])) }
             }
+            Verdict::Start(cause) | Verdict::Replace(cause) | Verdict::Create(cause)
+                if applies_changes(unit.runtime) =>
+            {
+                self.add_apply_steps(unit, cause)
+            }
             Verdict::Start(cause) => self.add_start_steps(unit, None, cause),
             Verdict::Replace(cause) | Verdict::Create(cause) => {
                 let created = self.add_create_step(unit, cause);
@@ -200,6 +224,12 @@ impl<'a> Comparison<'a> {
     }
 
     fn add_create_step(&mut self, unit: &Unit, cause: Cause) -> StepId {
+        let action = Action::Create { unit: unit.name.clone(), runtime: unit.runtime };
+        self.steps.add(action, self.creation_prerequisites(unit).into_iter().collect(), cause)
+    }
+
+    /// The steps after which the object of a unit can be created.
+    fn creation_prerequisites(&self, unit: &Unit) -> BTreeSet<StepId> {
         let name = unit.name.as_str();
         let mut after: BTreeSet<StepId> =
             self.removal_steps.get(name).into_iter().chain(self.image_steps.get(name)).copied().collect();
@@ -212,22 +242,36 @@ impl<'a> Comparison<'a> {
         {
             after.remove(prepared);
         }
-        let action = Action::Create { unit: unit.name.clone(), runtime: unit.runtime };
-        self.steps.add(action, after.into_iter().collect(), cause)
+        after
     }
 
     fn add_start_steps(&mut self, unit: &Unit, created: Option<StepId>, cause: Cause) -> Milestones {
         let mut after: BTreeSet<StepId> = created.into_iter().collect();
-        after.extend(self.prerequisite_steps(unit));
+        after.extend(self.start_prerequisites(unit));
+        let action = Action::Start { unit: unit.name.clone(), runtime: unit.runtime };
+        let started = self.steps.add(action, after.into_iter().collect(), cause);
+        Milestones { started: Some(started), ready: Some(self.add_wait_step(unit, vec![started])) }
+    }
+
+    /// One step creates or changes the object and runs it.
+    fn add_apply_steps(&mut self, unit: &Unit, cause: Cause) -> Milestones {
+        let mut after = self.creation_prerequisites(unit);
+        after.extend(self.start_prerequisites(unit));
+        let action = Action::Apply { unit: unit.name.clone(), runtime: unit.runtime };
+        let applied = self.steps.add(action, after.into_iter().collect(), cause);
+        Milestones { started: Some(applied), ready: Some(self.add_wait_step(unit, vec![applied])) }
+    }
+
+    /// The steps after which a unit whose object exists can start: the units it needs are ready, and its ports are free.
+    fn start_prerequisites(&self, unit: &Unit) -> Vec<StepId> {
+        let mut after = self.prerequisite_steps(unit);
         let own_removal = self.removal_steps.get(unit.name.as_str()).copied();
         for port in unit.ports.values() {
             let releases = self.port_release_steps.get(&port.host_port).into_iter().flatten().copied();
             // The unit's own removal precedes its creation, so this edge would be redundant.
             after.extend(releases.filter(|&step| Some(step) != own_removal));
         }
-        let action = Action::Start { unit: unit.name.clone(), runtime: unit.runtime };
-        let started = self.steps.add(action, after.into_iter().collect(), cause);
-        Milestones { started: Some(started), ready: Some(self.add_wait_step(unit, vec![started])) }
+        after
     }
 
     fn add_wait_step(&mut self, unit: &Unit, after: Vec<StepId>) -> StepId {
@@ -285,6 +329,10 @@ fn should_run(unit: &Unit, options: &CompareOptions) -> bool {
 
 fn uses_network(unit: &Unit) -> bool {
     unit.runtime.capabilities().has_preview_network
+}
+
+fn applies_changes(runtime: RuntimeKind) -> bool {
+    runtime.capabilities().object_changes == ObjectChanges::Apply
 }
 
 fn is_alive(state: &RunState) -> bool {

@@ -41,6 +41,45 @@ pub struct ObservedUnit {
     pub started_at: Option<i64>,
     /// False when the container lost the preview's network.
     pub connected: bool,
+    /// Only from runtimes that supervise their units.
+    pub health: Option<ReportedHealth>,
+}
+
+/// The health of a unit as its runtime reports it.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct ReportedHealth {
+    pub is_ready: bool,
+    pub replicas: Replicas,
+    pub conditions: Vec<Condition>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Replicas {
+    pub wanted: u32,
+    pub ready: u32,
+}
+
+/// A state that the runtime reports with a reason, for example that an image cannot be pulled.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Condition {
+    /// The runtime's own word: `ImagePullBackOff`.
+    pub kind: String,
+    pub message: String,
+    /// True if waiting does not help.
+    pub is_fatal: bool,
+}
+
+impl ReportedHealth {
+    /// The condition that explains best why the unit is not ready, as text.
+    #[must_use]
+    pub fn reason(&self) -> String {
+        let condition = self.conditions.iter().find(|condition| condition.is_fatal).or(self.conditions.first());
+        match condition {
+            Some(Condition { kind, message, .. }) if message.is_empty() => kind.clone(),
+            Some(Condition { kind, message, .. }) => format!("{kind}: {message}"),
+            None => format!("{} of {} replicas are ready", self.replicas.ready, self.replicas.wanted),
+        }
+    }
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]

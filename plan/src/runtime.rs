@@ -46,6 +46,12 @@ pub struct RuntimeCapabilities {
     pub has_preview_network: bool,
     /// True if units start from images. Otherwise a unit may have a build command.
     pub has_images: bool,
+    /// True if an image that was built has to be pushed to the place from which the runtime starts units.
+    pub pushes_images: bool,
+    /// Who restarts its units when they end, and checks their health.
+    pub supervisor: Supervisor,
+    /// What a change of a unit does to its object.
+    pub object_changes: ObjectChanges,
     /// True if a unit's programs have the rights and the home folder of the user.
     pub runs_as_user: bool,
     /// True if the settings `security` and `size` of a unit take effect.
@@ -69,6 +75,24 @@ pub enum Availability {
         /// `Start Docker`.
         how_to_start: &'static str,
     },
+}
+
+/// Who keeps units running.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Supervisor {
+    /// pdev's agent probes them from outside and restarts them.
+    Agent,
+    /// The runtime does both, and reports the health of units.
+    Runtime,
+}
+
+/// What a change of a unit does to its object.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ObjectChanges {
+    /// The object is removed and created again.
+    Replace,
+    /// One call creates the object or changes it in place; the runtime replaces what runs.
+    Apply,
 }
 
 /// How units reach each other, and on which ports they listen.

@@ -55,7 +55,17 @@ pub enum Action {
         unit: UnitName,
         runtime: RuntimeKind,
     },
+    /// Copy the unit's image to the place from which its runtime starts it.
+    PushImage {
+        unit: UnitName,
+        runtime: RuntimeKind,
+    },
     Create {
+        unit: UnitName,
+        runtime: RuntimeKind,
+    },
+    /// Create or change the unit's object in one call, and run it. For runtimes that change objects in place.
+    Apply {
         unit: UnitName,
         runtime: RuntimeKind,
     },
@@ -69,6 +79,12 @@ pub enum Action {
     },
     /// `handle` identifies the object, because a stray has the same unit name.
     Remove {
+        unit: UnitName,
+        runtime: RuntimeKind,
+        handle: String,
+    },
+    /// Stop and remove an object in one call. For runtimes that change objects in place.
+    Delete {
         unit: UnitName,
         runtime: RuntimeKind,
         handle: String,
@@ -92,7 +108,10 @@ impl Action {
     pub fn unit(&self) -> Option<&UnitName> {
         match self {
             Self::PrepareImage { unit, .. }
+            | Self::PushImage { unit, .. }
             | Self::Create { unit, .. }
+            | Self::Apply { unit, .. }
+            | Self::Delete { unit, .. }
             | Self::Start { unit, .. }
             | Self::Stop { unit, .. }
             | Self::Remove { unit, .. }
@@ -115,7 +134,10 @@ impl Action {
             | Self::CreateVolume { runtime, .. }
             | Self::RemoveVolume { runtime, .. }
             | Self::PrepareImage { runtime, .. }
+            | Self::PushImage { runtime, .. }
             | Self::Create { runtime, .. }
+            | Self::Apply { runtime, .. }
+            | Self::Delete { runtime, .. }
             | Self::Start { runtime, .. }
             | Self::Stop { runtime, .. }
             | Self::Remove { runtime, .. }

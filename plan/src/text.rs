@@ -50,7 +50,10 @@ impl fmt::Display for Action {
                 return write!(formatter, "prepare image of {unit}");
             }
             Self::PrepareImage { unit, .. } => ("build", unit.as_str()),
+            Self::PushImage { unit, .. } => return write!(formatter, "push image of {unit}"),
             Self::Create { unit, .. } => ("create", unit.as_str()),
+            Self::Apply { unit, .. } => ("apply", unit.as_str()),
+            Self::Delete { unit, .. } => ("delete", unit.as_str()),
             Self::Start { unit, .. } => ("start", unit.as_str()),
             Self::Stop { unit, .. } => ("stop", unit.as_str()),
             Self::Remove { unit, .. } => ("remove", unit.as_str()),

@@ -224,7 +224,8 @@ async fn is_allowed_peer(stream: &TcpStream, peer: SocketAddr, state: &EndpointS
     let check = async {
         match &state.allowed_caller {
             AllowedCaller::Unit { driver, preview, unit } => {
-                driver.is_connection_from(&preview.id, unit, peer, local).await.is_ok_and(|is| is)
+                let Some(endpoints) = driver.credential_endpoints() else { return false };
+                endpoints.is_connection_from(&preview.id, unit, peer, local).await.is_ok_and(|is| is)
             }
             AllowedCaller::Program { run_id, pid } => {
                 let (run_id, pid) = (run_id.clone(), *pid);

@@ -151,9 +151,8 @@ async fn bind_endpoint(
     let no_endpoint = || runtime.capabilities().wording.no_credential_endpoint.to_owned();
     let Some(target) = targets.get(runtime).cloned() else { return Ok(Err(no_endpoint())) };
     let driver = shared.drivers.driver(&target).map_err(|problem| convert::driver_problem(&problem, None))?;
-    let Some(ip) = driver.credential_endpoint_address().await.ok().flatten() else {
-        return Ok(Err(no_endpoint()));
-    };
+    let Some(endpoints) = driver.credential_endpoints() else { return Ok(Err(no_endpoint())) };
+    let Some(ip) = endpoints.endpoint_address().await.ok().flatten() else { return Ok(Err(no_endpoint())) };
     let address = SocketAddr::new(ip, port);
     let token = endpoint_token(shared, preview, &unit.name)?;
     let own_folder = shared.delivery.unit_folder(&preview.id.0, &unit.name).display().to_string();

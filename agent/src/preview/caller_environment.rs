@@ -31,7 +31,8 @@ pub(super) async fn recall(shared: &Shared, live: &LiveState, record: &Record) -
     let locations = shared.locations.preview_locations(&record.name.id, &record.folder);
     for target in record.targets.iter().filter(|target| target.runtime.capabilities().runs_as_user) {
         let Ok(driver) = shared.drivers.driver(target) else { continue };
-        if let Ok(Some(environment)) = driver.shell_environment(&record.name.id, &locations).await {
+        let Some(store) = driver.environment_store() else { continue };
+        if let Ok(Some(environment)) = store.shell_environment(&record.name.id, &locations).await {
             live.set_shell_environment(Arc::new(environment));
         }
     }

@@ -107,17 +107,19 @@ async fn call_driver(
     let result = match (action, context.shared.drivers.driver_of(&scope.targets, runtime)) {
         (_, Err(problem)) => Err(problem),
         // A keeper exits with its last unit, which ends its event stream. So check the subscription before every start.
-        (Action::Start { .. }, Ok(driver)) => match subscribe_to_runtime(context, scope, runtime).await {
-            Ok(()) => {
-                before_action(context, action, reservations);
-                let started = driver.perform(scope, action).await;
-                match started {
-                    Ok(outcome) => ensure_followed(context, scope, runtime).await.map(|()| outcome),
-                    Err(problem) => Err(problem),
+        (Action::Start { .. } | Action::Apply { .. }, Ok(driver)) => {
+            match subscribe_to_runtime(context, scope, runtime).await {
+                Ok(()) => {
+                    before_action(context, action, reservations);
+                    let started = driver.perform(scope, action).await;
+                    match started {
+                        Ok(outcome) => ensure_followed(context, scope, runtime).await.map(|()| outcome),
+                        Err(problem) => Err(problem),
+                    }
                 }
+                Err(problem) => Err(problem),
             }
-            Err(problem) => Err(problem),
-        },
+        }
         (_, Ok(driver)) => {
             before_action(context, action, reservations);
             driver.perform(scope, action).await
@@ -143,11 +145,13 @@ async fn call_driver(
 
 fn before_action(context: &Context, action: &Action, reservations: &Mutex<BTreeMap<String, Vec<PortReservation>>>) {
     match action {
-        Action::PrepareImage { unit, .. } => context.published.edit_unit(unit, |status| {
-            status.state = UnitState::Preparing;
-            status.reason = None;
-        }),
-        Action::Start { unit, .. } => {
+        Action::PrepareImage { unit, .. } | Action::PushImage { unit, .. } => {
+            context.published.edit_unit(unit, |status| {
+                status.state = UnitState::Preparing;
+                status.reason = None;
+            });
+        }
+        Action::Start { unit, .. } | Action::Apply { unit, .. } => {
             // Release the unit's ports just before its program binds them.
             if let Ok(mut reservations) = reservations.lock() {
                 reservations.remove(unit);
@@ -160,7 +164,7 @@ fn before_action(context: &Context, action: &Action, reservations: &Mutex<BTreeM
             context.live.order_stop(unit);
             context.published.edit_unit(unit, |status| status.state = UnitState::Stopping);
         }
-        Action::Remove { unit, .. } => context.live.order_stop(unit),
+        Action::Remove { unit, .. } | Action::Delete { unit, .. } => context.live.order_stop(unit),
         _ => {}
     }
 }
@@ -168,7 +172,7 @@ fn before_action(context: &Context, action: &Action, reservations: &Mutex<BTreeM
 async fn after_action(context: &Context, action: &Action, handle: Option<String>, address: Option<IpAddr>) {
     match action {
         Action::Create { unit, .. } => context.published.edit_unit(unit, |status| status.handle = handle),
-        Action::Start { unit, .. } => {
+        Action::Start { unit, .. } | Action::Apply { unit, .. } => {
             if handle.is_some() {
                 context.published.edit_unit(unit, |status| status.handle = handle);
             }

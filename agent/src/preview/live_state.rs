@@ -17,11 +17,12 @@ use plan::application::{RuntimeKind, Unit};
 use plan::shell_environment::ShellEnvironment;
 use protocol::status::UnitState;
 use tasks::OwnedTask;
+use tokio::sync::watch;
 
 use super::crash_history::CrashHistory;
 use super::{Context, Message};
 use crate::endpoint::Endpoints;
-use crate::gateway::PortForwards;
+use crate::forwards::{PortForwards, UnitForwards};
 use crate::registry::InputDigests;
 
 /// Shared by the operations, the supervisor, the API and the proxy's routing.
@@ -31,6 +32,9 @@ pub struct LiveState {
     /// One subscription at a time: a second one would replace the first, whose received events would be lost.
     subscribing: tokio::sync::Mutex<()>,
     pub forwards: PortForwards,
+    pub unit_forwards: UnitForwards,
+    /// Increases when a runtime reports that the health of a unit is different.
+    health_changes: watch::Sender<u64>,
     pub endpoints: Endpoints,
 }
 
@@ -90,6 +94,14 @@ impl LiveState {
     /// Whether events of this runtime reach the actor.
     pub(super) fn is_subscribed(&self, runtime: RuntimeKind) -> bool {
         self.lock().subscriptions.get(&runtime).is_some_and(|subscription| !subscription.task.is_finished())
+    }
+
+    pub(super) fn report_health_change(&self) {
+        self.health_changes.send_modify(|count| *count += 1);
+    }
+
+    pub(super) fn health_changes(&self) -> watch::Receiver<u64> {
+        self.health_changes.subscribe()
     }
 
     #[must_use]
@@ -209,6 +221,7 @@ impl LiveState {
     pub(crate) fn clear(&self) {
         *self.lock() = Inner::default();
         self.forwards.clear();
+        self.unit_forwards.clear();
         self.endpoints.clear();
     }
 

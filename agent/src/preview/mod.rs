@@ -23,6 +23,7 @@ mod port_owner;
 mod prepare;
 mod readiness;
 mod reattach;
+mod reported_health;
 mod scope;
 mod stop;
 mod supervisor;

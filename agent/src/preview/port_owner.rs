@@ -5,7 +5,7 @@ use std::fmt;
 use std::time::Duration;
 
 use drivers::Scope;
-use drivers::driver::{Listener, PortUse};
+use drivers::capabilities::{Listener, PortUse};
 use host::ports::ListeningAddress;
 use plan::application::{Argv, Body, Probe, Unit};
 
@@ -128,7 +128,7 @@ fn classify(unit: &str, port: u16, listening: &[ListeningAddress]) -> Option<Por
 async fn inspect_port(context: &Context, scope: &Scope, unit: &Unit, ready_probe: &Probe) -> Option<(u16, PortUse)> {
     let port = unit.ports.get(probe::port_name(&ready_probe.check)?)?.listen_port;
     let driver = context.shared.drivers.driver_of(&scope.targets, unit.runtime).ok()?;
-    let port_use = driver.port_use(&scope.preview.id, &unit.name, port).await.ok()??;
+    let port_use = driver.host_ports()?.port_use(&scope.preview.id, &unit.name, port).await.ok()??;
     Some((port, port_use))
 }
 

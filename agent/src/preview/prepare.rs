@@ -235,7 +235,10 @@ impl Preparation<'_> {
             let driver = self.chosen_targets.driver(&shared.drivers, runtime);
             drivers.push(driver.map_err(|problem| convert::driver_problem(&problem, None))?);
         }
-        let inspections = drivers.iter().map(|driver| driver.inspect_images(&scope_of_images));
+        let inspections = drivers
+            .iter()
+            .filter_map(|driver| driver.image_inspection())
+            .map(|inspection| inspection.inspect_images(&scope_of_images));
         let mut images = Images::default();
         for result in futures_util::future::join_all(inspections).await {
             let inspected = result.map_err(|problem| convert::driver_problem(&problem, None))?;

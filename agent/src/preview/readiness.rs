@@ -16,6 +16,7 @@ use protocol::status::UnitState;
 use tokio::time::Instant;
 
 use super::port_owner::{self, PortMismatch};
+use super::reported_health::{self, is_supervised_by_runtime};
 use super::unit_command::run_command;
 use super::{Context, Message, crash_report};
 use crate::probe::{self, ProbeResult, ProbeSchedule};
@@ -29,6 +30,9 @@ const AFTER_READY_LIMIT: Duration = Duration::from_secs(60);
 
 pub(super) async fn watch_unit(context: Context, scope: Scope, application: Arc<Application>, name: String) {
     let Some(unit) = application.units.get(&name) else { return };
+    if is_supervised_by_runtime(unit) {
+        return reported_health::follow(&context, &scope, unit).await;
+    }
     discover_address(&context, &scope, unit).await;
     if let Err(problem) = wait_until_ready(&context, &scope, unit).await {
         let lines = crash_report::read_last_lines(&context, &scope, &unit.name).await;

@@ -21,6 +21,7 @@ use super::reattach::{
     BACK_OFF_FIRST, BACK_OFF_MAX, catch_up_after_replacement, ensure_followed, is_active, reattach_runtime,
     wait_until_reachable,
 };
+use super::reported_health::is_supervised_by_runtime;
 use super::{Context, Message, crash_report, readiness};
 
 /// A stopping engine ends its containers before it closes its event stream. Exits within this window before the loss
@@ -113,6 +114,8 @@ impl Supervisor {
         match event {
             RuntimeEvent::Started { unit, .. } => self.context.live.confirm_start(&unit),
             RuntimeEvent::Exited { unit, handle, exit } => self.handle_exit(&unit, &handle, &exit),
+            // The task that follows the unit's health observes it again.
+            RuntimeEvent::Changed { .. } => self.context.live.report_health_change(),
             // Reported by `Message::RuntimeLost`, which also contains the subscription.
             RuntimeEvent::ConnectionLost { .. } => {}
         }
@@ -134,6 +137,11 @@ impl Supervisor {
         if ordered_stop == Some(OrderedStop::StartedAgain) {
             return;
         }
+        if ordered_stop.is_none() && unit.role != Role::Job && is_supervised_by_runtime(unit) {
+            let ending = Ending { exit: exit.clone(), ..Ending::default() };
+            self.publish_runtime_restart(name, &ending);
+            return;
+        }
         self.probers.remove(name);
         if ordered_stop.is_some() {
             self.context.published.edit_unit(name, |unit| {
@@ -151,6 +159,18 @@ impl Supervisor {
             self.handle_crash(unit, &scope, ending);
         }
         self.refresh_routes();
+    }
+
+    /// The runtime starts the unit again. The task that follows its health publishes when it is ready.
+    fn publish_runtime_restart(&self, name: &str, ending: &Ending) {
+        self.context.published.edit_unit(name, |unit| {
+            unit.state = UnitState::Restarting;
+            unit.restarts += 1;
+            unit.exit_code = ending.exit.code;
+            unit.reason = Some(ending.describe());
+        });
+        self.refresh_routes();
+        self.context.live.report_health_change();
     }
 
     fn handle_job_exit(&mut self, unit: &Unit, scope: &Scope, exit: &Exit) {

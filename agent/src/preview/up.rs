@@ -119,6 +119,7 @@ async fn bring_up(
     if !creates_network {
         forward_peer_ports(context, &scope).await;
     }
+    forward_unit_ports(context, &scope).await;
     let unchanged = plan.has_no_changes();
     let problems = execute::execute_plan(context, &scope, &plan, reservations).await;
     Ok((problems, unchanged))
@@ -299,13 +300,13 @@ fn reserve_ports(
         .steps
         .iter()
         .filter_map(|step| match &step.action {
-            Action::Stop { unit, .. } | Action::Remove { unit, .. } => Some(unit),
+            Action::Stop { unit, .. } | Action::Remove { unit, .. } | Action::Delete { unit, .. } => Some(unit),
             _ => None,
         })
         .collect();
     let mut reservations: BTreeMap<String, Vec<PortReservation>> = BTreeMap::new();
     for step in &plan.steps {
-        let Action::Start { unit: name, .. } = &step.action else { continue };
+        let (Action::Start { unit: name, .. } | Action::Apply { unit: name, .. }) = &step.action else { continue };
         // A paused container still has its ports.
         if observed.units.get(name).is_some_and(|observed_unit| observed_unit.state == RunState::Paused) {
             continue;
@@ -356,10 +357,23 @@ pub(super) async fn forward_peer_ports(context: &Context, scope: &Scope) {
         .collect();
     for runtime in used_runtimes(&scope.application) {
         let Ok(driver) = context.shared.drivers.driver_of(&scope.targets, runtime) else { continue };
-        let Some(gateway) = driver.gateway_address(&scope.preview.id).await.ok().flatten() else { continue };
+        let Some(gateway) = driver.gateway() else { continue };
+        let Some(gateway) = gateway.gateway_address(&scope.preview.id).await.ok().flatten() else { continue };
         if let Err(text) = context.live.forwards.set(gateway, &ports).await {
             context.published.publish_event(EventKind::Noted { text });
         }
+    }
+}
+
+/// Forwards the host ports of units that this machine cannot reach otherwise.
+pub(super) async fn forward_unit_ports(context: &Context, scope: &Scope) {
+    let units = scope.application.units.values().filter_map(|unit| {
+        let driver = context.shared.drivers.driver_of(&scope.targets, unit.runtime).ok()?;
+        driver.port_forward().is_some().then_some((unit, driver))
+    });
+    let units: Vec<_> = units.collect();
+    if let Err(text) = context.live.unit_forwards.set(scope, &units).await {
+        context.published.publish_event(EventKind::Noted { text });
     }
 }
 

@@ -48,9 +48,11 @@ pub(super) async fn perform(context: &StepContext<'_>, scope: &Scope, action: &A
         Action::Stop { unit, .. } => stop(engine, scope, unit).await,
         Action::Remove { handle, .. } => remove(engine, scope, handle).await,
         Action::Connect { unit, .. } => network::reconnect(engine, scope, unit).await,
-        Action::AwaitReady { .. } | Action::AwaitExit { .. } => {
-            Err(Problem::new(ProblemKind::Internal, "the agent handles waiting, not the driver"))
-        }
+        Action::PushImage { .. }
+        | Action::Apply { .. }
+        | Action::Delete { .. }
+        | Action::AwaitReady { .. }
+        | Action::AwaitExit { .. } => Err(Problem::unsupported(action)),
     }
 }
 

@@ -41,6 +41,7 @@ use tokio::sync::Mutex;
 pub use context::{DockerEnv, EngineEndpoint, choose_endpoint};
 pub use factory::DockerFactory;
 
+use crate::capabilities::{CredentialEndpoints, Gateway, ImageInspection};
 use crate::driver::{
     DiscoveredPreview, Driver, ExecRequest, ExecSession, Locations, LogLine, LogRequest, Problem, ProblemKind,
     RuntimeEvent, Scope, StepOutcome,
@@ -140,12 +141,6 @@ impl Driver for DockerDriver {
         Ok(observed)
     }
 
-    async fn inspect_images(&self, scope: &Scope) -> Result<Images, Problem> {
-        let (engine, endpoint) = self.connected_engine().await?;
-        let context = self.step_context(&engine, &endpoint);
-        self.drop_connection_on_failure(images::inspect_images(&context, scope).await).await
-    }
-
     async fn perform(&self, scope: &Scope, action: &Action) -> Result<StepOutcome, Problem> {
         let (engine, endpoint) = self.connected_engine().await?;
         let context = self.step_context(&engine, &endpoint);
@@ -191,7 +186,31 @@ impl Driver for DockerDriver {
         self.drop_connection_on_failure(observe::discover(&engine, &self.owner).await).await
     }
 
-    async fn credential_endpoint_address(&self) -> Result<Option<IpAddr>, Problem> {
+    fn image_inspection(&self) -> Option<&dyn ImageInspection> {
+        Some(self)
+    }
+
+    fn credential_endpoints(&self) -> Option<&dyn CredentialEndpoints> {
+        Some(self)
+    }
+
+    fn gateway(&self) -> Option<&dyn Gateway> {
+        Some(self)
+    }
+}
+
+#[async_trait]
+impl ImageInspection for DockerDriver {
+    async fn inspect_images(&self, scope: &Scope) -> Result<Images, Problem> {
+        let (engine, endpoint) = self.connected_engine().await?;
+        let context = self.step_context(&engine, &endpoint);
+        self.drop_connection_on_failure(images::inspect_images(&context, scope).await).await
+    }
+}
+
+#[async_trait]
+impl CredentialEndpoints for DockerDriver {
+    async fn endpoint_address(&self) -> Result<Option<IpAddr>, Problem> {
         let (_, endpoint) = self.connected_engine().await?;
         Ok((!endpoint.is_isolated).then_some(IpAddr::V4(credential_network::ADDRESS)))
     }
@@ -211,7 +230,10 @@ impl Driver for DockerDriver {
             self.drop_connection_on_failure(credential_network::unit_address(&engine, preview, unit).await).await?;
         Ok(address == Some(peer.ip()))
     }
+}
 
+#[async_trait]
+impl Gateway for DockerDriver {
     async fn gateway_address(&self, preview: &PreviewId) -> Result<Option<IpAddr>, Problem> {
         let (engine, endpoint) = self.connected_engine().await?;
         if endpoint.is_isolated {

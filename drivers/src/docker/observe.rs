@@ -207,6 +207,7 @@ fn to_observed_unit(
         host_ports: summary.labels.as_ref().map(ports_from_labels).unwrap_or_default(),
         started_at: parse_millis(state.started_at.as_deref()),
         connected: endpoint.is_some() || has_no_network(summary),
+        health: None,
     })
 }
 

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use plan::application::{PreviewId, PreviewName, RuntimeKind, Unit};
-use plan::observed::{ObservedUnit, RunState, RuntimeObject};
+use plan::observed::{ObservedUnit, ReportedHealth, RunState, RuntimeObject};
+use plan::runtime::Supervisor;
 use plan::step::Action;
 use tokio::sync::{Semaphore, watch};
 
@@ -48,7 +49,10 @@ pub(super) fn step_name(action: &Action) -> String {
         Action::CreateVolume { volume, .. } => format!("create-volume {volume}"),
         Action::RemoveVolume { volume, .. } => format!("remove-volume {volume}"),
         Action::PrepareImage { unit, .. } => format!("prepare {unit}"),
+        Action::PushImage { unit, .. } => format!("push {unit}"),
         Action::Create { unit, .. } => format!("create {unit}"),
+        Action::Apply { unit, .. } => format!("apply {unit}"),
+        Action::Delete { unit, .. } => format!("delete {unit}"),
         Action::Start { unit, .. } => format!("start {unit}"),
         Action::Stop { unit, .. } => format!("stop {unit}"),
         Action::Remove { unit, .. } => format!("remove {unit}"),
@@ -148,6 +152,7 @@ impl State {
             host_ports: BTreeMap::new(),
             started_at: None,
             connected: true,
+            health: (kind.capabilities().supervisor == Supervisor::Runtime).then(ReportedHealth::default),
         };
         let fake_unit = FakeUnit { observed, log_lines: Vec::new(), change_count: watch::Sender::new(0) };
         preview.units.insert(unit.name.clone(), fake_unit);

@@ -31,8 +31,9 @@ use plan::observed::{Images, Observed};
 use plan::shell_environment::ShellEnvironment;
 use plan::step::Action;
 
+use crate::capabilities::{CredentialEndpoints, EnvironmentStore, HostPorts, ImageInspection, PortUse};
 use crate::driver::{
-    DiscoveredPreview, Driver, ExecRequest, ExecSession, Locations, LogLine, LogRequest, PortUse, Problem, ProblemKind,
+    DiscoveredPreview, Driver, ExecRequest, ExecSession, Locations, LogLine, LogRequest, Problem, ProblemKind,
     RuntimeEvent, Scope, StepOutcome,
 };
 use connection::KeeperStarter;
@@ -82,10 +83,6 @@ impl Driver for ProcessDriver {
         run_blocking(move || units::observe(&locations)).await
     }
 
-    async fn inspect_images(&self, scope: &Scope) -> Result<Images, Problem> {
-        self.inspect_builds(scope).await
-    }
-
     async fn perform(&self, scope: &Scope, action: &Action) -> Result<StepOutcome, Problem> {
         match action {
             Action::PrepareImage { unit, .. } => self.run_build(scope, find_unit(scope, unit)?).await,
@@ -95,7 +92,15 @@ impl Driver for ProcessDriver {
             Action::Remove { unit, handle, .. } => self.remove(scope, unit, handle).await,
             Action::RemoveVolume { volume, .. } => units::remove_data_folder(&scope.locations, volume),
             // Nothing to do: processes share the machine's network, and `create` makes their data folders.
-            _ => Ok(StepOutcome::default()),
+            Action::CreateNetwork { .. }
+            | Action::RemoveNetwork { .. }
+            | Action::CreateVolume { .. }
+            | Action::Connect { .. } => Ok(StepOutcome::default()),
+            Action::PushImage { .. }
+            | Action::Apply { .. }
+            | Action::Delete { .. }
+            | Action::AwaitReady { .. }
+            | Action::AwaitExit { .. } => Err(Problem::unsupported(action)),
         }
     }
 
@@ -121,7 +126,38 @@ impl Driver for ProcessDriver {
         self.exec_command(scope, unit, request).await
     }
 
-    async fn credential_endpoint_address(&self) -> Result<Option<IpAddr>, Problem> {
+    async fn discover(&self) -> Result<Vec<DiscoveredPreview>, Problem> {
+        let previews = self.previews_folder.clone();
+        run_blocking(move || discover_previews(&previews)).await
+    }
+
+    fn image_inspection(&self) -> Option<&dyn ImageInspection> {
+        Some(self)
+    }
+
+    fn credential_endpoints(&self) -> Option<&dyn CredentialEndpoints> {
+        Some(self)
+    }
+
+    fn host_ports(&self) -> Option<&dyn HostPorts> {
+        Some(self)
+    }
+
+    fn environment_store(&self) -> Option<&dyn EnvironmentStore> {
+        Some(self)
+    }
+}
+
+#[async_trait]
+impl ImageInspection for ProcessDriver {
+    async fn inspect_images(&self, scope: &Scope) -> Result<Images, Problem> {
+        self.inspect_builds(scope).await
+    }
+}
+
+#[async_trait]
+impl CredentialEndpoints for ProcessDriver {
+    async fn endpoint_address(&self) -> Result<Option<IpAddr>, Problem> {
         // Only Linux reports which process owns a connection.
         Ok(cfg!(target_os = "linux").then_some(IpAddr::V4(Ipv4Addr::LOCALHOST)))
     }
@@ -141,7 +177,10 @@ impl Driver for ProcessDriver {
         })
         .await
     }
+}
 
+#[async_trait]
+impl HostPorts for ProcessDriver {
     async fn port_use(&self, preview: &PreviewId, unit: &str, port: u16) -> Result<Option<PortUse>, Problem> {
         if !cfg!(target_os = "linux") {
             return Ok(None);
@@ -157,18 +196,16 @@ impl Driver for ProcessDriver {
         })
         .await
     }
+}
 
+#[async_trait]
+impl EnvironmentStore for ProcessDriver {
     async fn shell_environment(
         &self,
         _: &PreviewId,
         locations: &Locations,
     ) -> Result<Option<ShellEnvironment>, Problem> {
         units::read_shell_environment(locations).await
-    }
-
-    async fn discover(&self) -> Result<Vec<DiscoveredPreview>, Problem> {
-        let previews = self.previews_folder.clone();
-        run_blocking(move || discover_previews(&previews)).await
     }
 }
 

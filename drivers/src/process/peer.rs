@@ -12,7 +12,7 @@ use host::processes::{descendants, environment, find};
 
 use super::kernel::{MARKER, ProcessIdentity};
 use super::record::{KeeperRecord, RecordStore, RecordedState};
-use crate::driver::PortUse;
+use crate::capabilities::PortUse;
 
 /// A child of the keeper may be adopted while the list of its programs is read.
 const LOOKUPS_MAX: usize = 2;

@@ -230,6 +230,7 @@ fn to_observed_unit(record: UnitRecord) -> ObservedUnit {
         host_ports: record.ports,
         started_at,
         connected: true,
+        health: None,
     }
 }
 

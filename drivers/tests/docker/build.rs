@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::time::Duration;
 
+use drivers::capabilities::ImageInspection;
 use drivers::driver::{Driver, LogRequest, ProblemKind, ProgressLine};
 use futures_util::StreamExt;
 use plan::application::{Body, BuildSpec, ImageSource, PullPolicy, Unit};

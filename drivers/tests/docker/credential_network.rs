@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
-use drivers::driver::Driver;
+use drivers::capabilities::CredentialEndpoints;
 use plan::application::Unit;
 use serde_json::json;
 use tokio::io::AsyncReadExt;
@@ -33,7 +33,7 @@ async fn connections_are_attributed_to_units_by_address() {
     }
     let address = TestPreview::with_docker_env(drivers::docker::DockerEnv::from_env(), "ask", Vec::new())
         .driver
-        .credential_endpoint_address()
+        .endpoint_address()
         .await;
     let Some(address) = address.expect("an engine") else { return };
     let listener = listen(address);

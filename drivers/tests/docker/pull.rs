@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
-use drivers::driver::Driver;
+use drivers::capabilities::ImageInspection;
 use plan::application::{Body, ImageSource, PullPolicy, Unit};
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};

@@ -1,6 +1,7 @@
 //! Builds, files, first-time initialisation and users.
 
-use drivers::driver::{Driver, ProblemKind};
+use drivers::capabilities::ImageInspection;
+use drivers::driver::ProblemKind;
 use plan::application::{Argv, ProcessDir, RuntimeKind, UnitPort};
 use plan::step::Action;
 

@@ -1,5 +1,7 @@
 //! Builds the list of steps: numbers them and keeps predecessors sorted and unique.
 
+use super::applies_changes;
+use crate::observed::ObservedUnit;
 use crate::step::{Action, Cause, Plan, Step, StepId};
 
 #[derive(Default)]
@@ -26,5 +28,14 @@ impl Steps {
 
     pub(super) fn into_plan(self) -> Plan {
         Plan { steps: self.steps }
+    }
+}
+
+pub(super) fn removal_action(old: &ObservedUnit) -> Action {
+    let (unit, runtime, handle) = (old.name.clone(), old.runtime, old.handle.clone());
+    if applies_changes(runtime) {
+        Action::Delete { unit, runtime, handle }
+    } else {
+        Action::Remove { unit, runtime, handle }
     }
 }

@@ -1,8 +1,8 @@
 //! Plans the removal of a preview. Reads only the observed state, because the manifest may have changed or be gone.
 
-use super::is_alive;
-use super::steps::Steps;
-use crate::observed::{Observed, ObservedUnit, RuntimeObject};
+use super::steps::{Steps, removal_action};
+use super::{applies_changes, is_alive};
+use crate::observed::{Observed, RuntimeObject};
 use crate::step::{Action, Cause, Plan, StepId};
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -21,7 +21,7 @@ pub fn teardown(observed: &Observed, options: &TeardownOptions) -> Plan {
     }
     for unit in observed.units.values() {
         let stop = Action::Stop { unit: unit.name.clone(), runtime: unit.runtime };
-        removals.push(if is_alive(&unit.state) {
+        removals.push(if is_alive(&unit.state) && !applies_changes(unit.runtime) {
             let stop = steps.add(stop, Vec::new(), Cause::DownRequested);
             steps.add(removal_action(unit), vec![stop], Cause::Follows)
         } else {
@@ -38,8 +38,4 @@ pub fn teardown(observed: &Observed, options: &TeardownOptions) -> Plan {
         steps.mark_destructive(id, format!("volume {name}"));
     }
     steps.into_plan()
-}
-
-fn removal_action(unit: &ObservedUnit) -> Action {
-    Action::Remove { unit: unit.name.clone(), runtime: unit.runtime, handle: unit.handle.clone() }
 }

@@ -161,6 +161,7 @@ fn observed_unit(unit: &Unit, state: RunState, images: &Images) -> ObservedUnit 
         host_ports: unit.ports.iter().map(|(name, port)| (name.clone(), port.host_port)).collect(),
         started_at: None,
         connected: true,
+        health: None,
     }
 }
 
@@ -184,6 +185,9 @@ pub(crate) fn execute_plan(desired: &Application, observed: &Observed, images: &
                 assert!(old.is_none(), "`{unit}` was created twice");
             }
             Action::Start { unit, .. } => start_unit(&mut current, desired, unit),
+            Action::PushImage { .. } | Action::Apply { .. } | Action::Delete { .. } => {
+                panic!("no runtime of these tests changes objects in place: {}", step.action)
+            }
             Action::Stop { unit, .. } => current.units.get_mut(unit).unwrap().state = exited(0),
             Action::Remove { unit, handle, .. } => {
                 let strays_before = current.strays.len();

@@ -2,7 +2,10 @@
 
 use super::DockerRenderer;
 use crate::render::UnitForm;
-use crate::runtime::{Addressing, Availability, RuntimeCapabilities, RuntimeDefinition, SecretLocation, Wording};
+use crate::runtime::{
+    Addressing, Availability, ObjectChanges, RuntimeCapabilities, RuntimeDefinition, SecretLocation, Supervisor,
+    Wording,
+};
 
 pub(in crate::render) static RUNTIME: RuntimeDefinition = RuntimeDefinition {
     name: "docker",
@@ -15,6 +18,9 @@ pub(in crate::render) static RUNTIME: RuntimeDefinition = RuntimeDefinition {
         secrets: SecretLocation::Mounted { folder: "/run/secrets" },
         has_preview_network: true,
         has_images: true,
+        pushes_images: false,
+        supervisor: Supervisor::Agent,
+        object_changes: ObjectChanges::Replace,
         runs_as_user: false,
         applies_security: true,
         // A stopping engine also ends its containers.

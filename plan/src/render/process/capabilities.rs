@@ -1,7 +1,10 @@
 //! What the process runtime can do.
 
 use crate::render::UnitForm;
-use crate::runtime::{Addressing, Availability, RuntimeCapabilities, RuntimeDefinition, SecretLocation, Wording};
+use crate::runtime::{
+    Addressing, Availability, ObjectChanges, RuntimeCapabilities, RuntimeDefinition, SecretLocation, Supervisor,
+    Wording,
+};
 
 pub(in crate::render) static RUNTIME: RuntimeDefinition = RuntimeDefinition {
     name: "process",
@@ -14,6 +17,9 @@ pub(in crate::render) static RUNTIME: RuntimeDefinition = RuntimeDefinition {
         secrets: SecretLocation::HostFolder,
         has_preview_network: false,
         has_images: false,
+        pushes_images: false,
+        supervisor: Supervisor::Agent,
+        object_changes: ObjectChanges::Replace,
         runs_as_user: true,
         applies_security: false,
         // A keeper exits after its last unit, so it never causes the end of a unit.
