@@ -92,7 +92,7 @@ impl UnitForwards {
         };
         self.lock().retain(|host_port, forward| is_wanted(*host_port, forward));
         for (unit, driver, port) in wanted {
-            if self.lock().contains_key(&port.host_port) {
+            if self.has_port(port.host_port) {
                 continue;
             }
             let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port.host_port));
@@ -109,6 +109,10 @@ impl UnitForwards {
         Ok(())
     }
 
+    pub fn has_port(&self, host_port: u16) -> bool {
+        self.lock().contains_key(&host_port)
+    }
+
     pub fn clear(&self) {
         self.lock().clear();
     }
@@ -118,7 +122,7 @@ impl UnitForwards {
     }
 }
 
-/// Connects anew for each connection, so that a unit that was replaced meanwhile is reached too.
+/// Connects again for each connection, so that a unit that was replaced meanwhile is reached too.
 async fn dial_unit(
     driver: Arc<dyn Driver>,
     scope: Scope,

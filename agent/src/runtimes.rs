@@ -69,6 +69,15 @@ impl RuntimeDrivers {
         self.factories.keys().copied()
     }
 
+    /// The runtimes that may be chosen for a user who chose none, the preferred one first.
+    #[must_use]
+    pub fn default_candidates(&self) -> Vec<RuntimeKind> {
+        let rank = |runtime: &RuntimeKind| runtime.capabilities().default_rank;
+        let mut candidates: Vec<RuntimeKind> = self.runtimes().filter(|runtime| rank(runtime).is_some()).collect();
+        candidates.sort_by_key(rank);
+        candidates
+    }
+
     fn factory(&self, runtime: RuntimeKind) -> Result<&Arc<dyn DriverFactory>, Problem> {
         self.factories.get(&runtime).ok_or_else(|| {
             Problem::new(ProblemKind::Unavailable, format!("the runtime `{runtime}` is not available here"))

@@ -481,7 +481,7 @@ impl PortForward for FakeDriver {
             return Err(Problem::new(ProblemKind::NotFound, format!("`{unit}` does not run")));
         }
         let greeting = std::io::Cursor::new(format!("{unit}:{listen_port}\n").into_bytes());
-        // What the client writes to one end is what it reads from the other end.
+        // The client reads from one end what it writes to the other end.
         let (echo, input) = tokio::io::simplex(1024);
         Ok(Box::new(tokio::io::join(greeting.chain(echo), input)))
     }

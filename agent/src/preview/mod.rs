@@ -28,6 +28,8 @@ mod scope;
 mod stop;
 mod supervisor;
 mod targets;
+#[cfg(test)]
+mod tests;
 mod unit_command;
 mod up;
 

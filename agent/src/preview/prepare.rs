@@ -126,7 +126,7 @@ impl Preparation<'_> {
     /// Uses the first runtime that answers. Also returns what it reported about this preview.
     async fn resolve_for_available_runtime(&self) -> Result<(ResolvedInputs, Option<KnownState>), Problem> {
         let mut first_reason: Option<String> = None;
-        for runtime in RuntimeKind::default_candidates() {
+        for runtime in self.shared.drivers.default_candidates() {
             if !runtime.capabilities().availability.is_engine() {
                 // Units that need an engine are refused here, so add why it cannot be used.
                 let add_reason =
@@ -177,8 +177,8 @@ impl Preparation<'_> {
         }
         let wording = &runtime.capabilities().wording;
         let title = format!("this preview runs {}, but its engine does not answer: {reason}", wording.in_runtime);
-        let others = RuntimeKind::ALL.iter().filter(|other| !other.capabilities().availability.is_engine());
-        let hint = match others.map(|other| other.name()).next() {
+        let mut others = self.shared.drivers.default_candidates().into_iter();
+        let hint = match others.find(|other| !other.capabilities().availability.is_engine()) {
             Some(other) => format!(
                 "Start the engine and run `pdev up` again, or run `pdev up --runtime {other}` without this engine."
             ),

@@ -25,6 +25,7 @@ use super::prepare::{PreparedPlan, prepare_plan, used_runtimes};
 use super::{Context, Message, data_moves, execute, naming, stop};
 use crate::approvals::Purpose;
 use crate::convert;
+use crate::forwards::UnitForwards;
 use crate::published_status::PublishedStatus;
 use crate::registry::{Intent, PortReservation, reserve_port};
 use crate::retained_options::RetainedOptions;
@@ -113,7 +114,7 @@ async fn bring_up(
     }
     context.shared.routing.refresh(&context.shared, &context.id);
     resume_probes(context, &scope.application, &observed, &plan).await;
-    let reservations = reserve_ports(&scope.application, &observed, &plan)?;
+    let reservations = reserve_ports(&scope.application, &observed, &plan, &context.live.unit_forwards)?;
     let creates_network = plan.steps.iter().any(|step| matches!(step.action, Action::CreateNetwork { .. }));
     // The gateway has an address only once its network exists.
     if !creates_network {
@@ -295,6 +296,7 @@ fn reserve_ports(
     application: &Application,
     observed: &Observed,
     plan: &Plan,
+    forwards: &UnitForwards,
 ) -> Result<BTreeMap<String, Vec<PortReservation>>, Problem> {
     let stopped: BTreeSet<&UnitName> = plan
         .steps
@@ -313,7 +315,8 @@ fn reserve_ports(
         }
         // The ports of a unit that is stopped first are still in use by that unit.
         let Some(unit) = application.units.get(name).filter(|_| !stopped.contains(name)) else { continue };
-        for port in unit.ports.values() {
+        // The agent itself listens on the ports that it forwards.
+        for port in unit.ports.values().filter(|port| !forwards.has_port(port.host_port)) {
             match reserve_port(port.host_port) {
                 Ok(reservation) => reservations.entry(name.clone()).or_default().push(reservation),
                 Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => {
