@@ -4,7 +4,8 @@ pub mod diagnostics;
 
 use credentials::BrokerProblem;
 use credentials::broker::{ChangeKind, IdentityChange, IdentitySnapshot};
-use drivers::driver::{Problem as DriverProblem, ProblemKind, ProgressLine};
+use drivers::problem::{Problem as DriverProblem, ProblemKind};
+use drivers::scope::ProgressLine;
 use host::clock::now_milliseconds;
 use plan::application::{PreviewName, Role, Unit};
 use plan::step::{Action, Plan};

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use drivers::driver::{Driver, Problem, ProblemKind};
+use drivers::driver::Driver;
+use drivers::problem::{Problem, ProblemKind};
 use drivers::{DriverFactory, TargetSource};
 use plan::application::RuntimeKind;
 use plan::target::{Target, Targets};

@@ -10,7 +10,8 @@ use plan::observed::Images;
 use plan::shell_environment::ShellEnvironment;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use crate::driver::{Locations, Problem, Scope};
+use crate::problem::Problem;
+use crate::scope::{Locations, Scope};
 
 /// For runtimes whose units are started from something that is built or fetched before: images, or build commands.
 #[async_trait]

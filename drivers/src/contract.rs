@@ -19,10 +19,9 @@ use plan::application::{PreviewId, PreviewName, RuntimeKind, Unit};
 use plan::observed::{Exit, Observed, RunState, RuntimeObject};
 use plan::step::Action;
 
-use crate::driver::{
-    Driver, ExecOutput, ExecRequest, Locations, LogLine, LogRequest, Problem, ProblemKind, Progress, ProgressLine,
-    RuntimeEvent, Scope, SecretFiles, StepOutcome,
-};
+use crate::driver::{Driver, ExecOutput, ExecRequest, LogLine, LogRequest, RuntimeEvent, StepOutcome};
+use crate::problem::{Problem, ProblemKind};
+use crate::scope::{Locations, Progress, ProgressLine, Scope, SecretFiles};
 
 /// Deadline for every wait in a case.
 const TIMEOUT: Duration = Duration::from_secs(30);

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use plan::application::RuntimeKind;
 use plan::target::Target;
 
-use crate::driver::{Driver, Problem};
+use crate::driver::Driver;
+use crate::problem::Problem;
 
 /// What selects a target. Callers ask for one after another, in this order.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

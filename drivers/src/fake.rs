@@ -23,9 +23,10 @@ use tokio::sync::{Semaphore, broadcast, mpsc, watch};
 
 use crate::capabilities::{ByteStream, ImageInspection, PortForward};
 use crate::driver::{
-    DiscoveredPreview, Driver, ExecOutput, ExecRequest, ExecSession, Locations, LogLine, LogRequest, Problem,
-    ProblemKind, RuntimeEvent, Scope, StepOutcome,
+    DiscoveredPreview, Driver, ExecOutput, ExecRequest, ExecSession, LogLine, LogRequest, RuntimeEvent, StepOutcome,
 };
+use crate::problem::{Problem, ProblemKind};
+use crate::scope::{Locations, Scope};
 use state::{State, image_identity, step_name};
 
 /// How a unit of this name behaves, in every preview.

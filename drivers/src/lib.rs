@@ -6,13 +6,17 @@ pub mod docker;
 pub mod driver;
 pub mod factory;
 pub mod fake;
+pub mod problem;
 pub mod process;
+pub mod scope;
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
-pub use driver::{Driver, Locations, Problem, ProblemKind, Scope};
+pub use driver::Driver;
 pub use factory::{DriverFactory, TargetSource};
+pub use problem::{Problem, ProblemKind};
+pub use scope::{Locations, Scope};
 
 /// The settings of this machine that drivers need. Each driver reads the configuration of its own runtime itself.
 #[derive(Clone, Debug)]

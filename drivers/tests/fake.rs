@@ -6,10 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use drivers::contract::{self, Behaviour, Harness};
-use drivers::driver::{
-    Driver, ExecOutput, ExecRequest, Locations, Problem, ProblemKind, Progress, ProgressLine, Scope, SecretFiles,
-};
+use drivers::driver::{Driver, ExecOutput, ExecRequest};
 use drivers::fake::{FakeDriver, Script};
+use drivers::problem::{Problem, ProblemKind};
+use drivers::scope::{Locations, Progress, ProgressLine, Scope, SecretFiles};
 use futures_util::StreamExt;
 use plan::Application;
 use plan::application::{

@@ -9,7 +9,7 @@ use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, header};
 use axum::response::sse::{KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
-use drivers::driver::ProblemKind;
+use drivers::problem::ProblemKind;
 use futures_util::stream::{self, BoxStream, StreamExt};
 use host::clock::now_milliseconds;
 use plan::application::Unit;

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
-use drivers::driver::Problem as DriverProblem;
+use drivers::problem::Problem as DriverProblem;
 use drivers::{Scope, TargetSource};
 use plan::Application;
 use plan::compare::{TeardownOptions, teardown};

@@ -35,7 +35,8 @@ mod up;
 
 use std::sync::Arc;
 
-use drivers::driver::{RuntimeEvent, SecretFiles};
+use drivers::driver::RuntimeEvent;
+use drivers::scope::SecretFiles;
 use plan::application::{PreviewId, RuntimeKind};
 use protocol::Problem;
 use protocol::request::UpRequest;

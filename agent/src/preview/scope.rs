@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use drivers::driver::{Progress, ProgressLine};
+use drivers::scope::{Progress, ProgressLine};
 use drivers::{Locations, Scope};
 use plan::Application;
 use plan::application::PreviewName;

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use drivers::TargetSource;
-use drivers::driver::{Driver, Problem as DriverProblem};
+use drivers::driver::Driver;
+use drivers::problem::Problem as DriverProblem;
 use plan::application::RuntimeKind;
 use plan::target::{Target, Targets};
 use protocol::Problem;

@@ -10,7 +10,8 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 
 use super::{Behaviour, Harness, TestPreview, with_timeout};
 use crate::capabilities::Listener;
-use crate::driver::{ProblemKind, RuntimeEvent};
+use crate::driver::RuntimeEvent;
+use crate::problem::ProblemKind;
 
 /// Checks the capabilities of a driver whose units run on this machine.
 pub(super) async fn check(harness: &dyn Harness) {

@@ -21,7 +21,9 @@ use super::names::{NAME_ATTEMPTS, container_unit, suffixed_name};
 use super::problems::{self, response_status, to_problem, with_timeout};
 use super::translate::{CreateContext, HASH, IMAGE, PREVIEW, SERVICE, grace_seconds, render_container};
 use super::{READ_TIMEOUT, StepContext, WRITE_TIMEOUT, credential_network, foreign_objects, images, network, observe};
-use crate::driver::{Problem, ProblemKind, Scope, StepOutcome};
+use crate::driver::StepOutcome;
+use crate::problem::{Problem, ProblemKind};
+use crate::scope::Scope;
 
 /// Interval and maximum number of checks whether a removal in progress has finished.
 const REMOVAL_POLL_INTERVAL: Duration = Duration::from_millis(100);

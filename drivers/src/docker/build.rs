@@ -17,7 +17,8 @@ use tokio::sync::mpsc;
 
 use super::build_inputs::{BuildInputs, ContextEntry, EntryKind, scan_context};
 use super::problems::to_problem;
-use crate::driver::{Problem, ProblemKind, ProgressLine, Scope};
+use crate::problem::{Problem, ProblemKind};
+use crate::scope::{ProgressLine, Scope};
 
 /// Maximum chunks of the tar that wait for the engine.
 const QUEUE_CAPACITY: usize = 16;

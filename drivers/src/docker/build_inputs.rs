@@ -17,7 +17,7 @@ use sha2::{Digest, Sha256};
 use strings::to_hex;
 
 use super::dockerignore::{DockerIgnore, MatchedRules};
-use crate::driver::{Problem, ProblemKind};
+use crate::problem::{Problem, ProblemKind};
 
 /// One file, folder or link of the context, with its path relative to the context.
 #[derive(Clone, PartialEq, Eq, Debug)]

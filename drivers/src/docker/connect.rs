@@ -16,7 +16,7 @@ use hyperlocal::UnixConnector;
 use strings::to_hex;
 
 use super::context::EngineEndpoint;
-use crate::driver::{Problem, ProblemKind};
+use crate::problem::{Problem, ProblemKind};
 
 const PING_TIMEOUT: Duration = Duration::from_secs(2);
 /// bollard's own limit for one response. The driver's deadlines are shorter, and long calls are streams.

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use strings::to_hex;
 
-use crate::driver::{Problem, ProblemKind};
+use crate::problem::{Problem, ProblemKind};
 
 pub(super) const DEFAULT_HOST: &str = "unix:///var/run/docker.sock";
 

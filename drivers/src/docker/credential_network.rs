@@ -16,7 +16,7 @@ use plan::application::PreviewId;
 use super::problems::with_timeout;
 use super::translate::RenderedContainer;
 use super::{READ_TIMEOUT, WRITE_TIMEOUT, observe};
-use crate::driver::{Problem, ProblemKind};
+use crate::problem::{Problem, ProblemKind};
 
 pub(super) const ADDRESS: Ipv4Addr = Ipv4Addr::new(169, 254, 170, 2);
 const SUBNET: &str = "169.254.170.0/24";

@@ -12,7 +12,8 @@ use plan::observed::Exit;
 
 use super::translate::SERVICE;
 use super::{observe, preview_filter};
-use crate::driver::{Problem, RuntimeEvent};
+use crate::driver::RuntimeEvent;
+use crate::problem::Problem;
 
 pub(super) async fn follow_events(
     engine: Engine,

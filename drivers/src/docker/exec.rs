@@ -12,7 +12,8 @@ use tokio::sync::mpsc;
 
 use super::problems::with_timeout;
 use super::{READ_TIMEOUT, WRITE_TIMEOUT};
-use crate::driver::{ExecInput, ExecOutput, ExecRequest, ExecSession, Problem, ProblemKind};
+use crate::driver::{ExecInput, ExecOutput, ExecRequest, ExecSession};
+use crate::problem::{Problem, ProblemKind};
 
 /// Maximum inputs that wait to be written.
 const INPUT_QUEUE_CAPACITY: usize = 64;

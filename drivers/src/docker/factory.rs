@@ -9,8 +9,8 @@ use plan::target::{Place, Target};
 
 use super::context::{DockerEnv, EngineEndpoint, TlsFiles, choose_endpoint};
 use super::{DockerDriver, Driver};
-use crate::driver::{Problem, ProblemKind};
 use crate::factory::{DriverFactory, TargetSource};
+use crate::problem::{Problem, ProblemKind};
 
 pub struct DockerFactory {
     owner: String,

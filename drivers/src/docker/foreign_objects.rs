@@ -12,7 +12,8 @@ use bollard::query_parameters::InspectContainerOptions;
 use super::problems::with_timeout;
 use super::translate::{PREVIEW, RenderedContainer};
 use super::{READ_TIMEOUT, credential_network};
-use crate::driver::{Problem, ProblemKind, Scope};
+use crate::problem::{Problem, ProblemKind};
+use crate::scope::Scope;
 
 const CONTAINER_PREFIX: &str = "container:";
 

@@ -12,7 +12,9 @@ use plan::observed::Images;
 use super::names::container_unit;
 use super::problems::with_timeout;
 use super::{READ_TIMEOUT, StepContext, build, registry};
-use crate::driver::{Problem, ProblemKind, Scope, StepOutcome};
+use crate::driver::StepOutcome;
+use crate::problem::{Problem, ProblemKind};
+use crate::scope::Scope;
 
 /// The image that was found or created for each unit during this apply. A container is created from exactly this image.
 /// The context may be edited between a build and the creation, and its new hash would name an image that was never

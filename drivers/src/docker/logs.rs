@@ -10,7 +10,8 @@ use futures_util::stream::{self, BoxStream};
 
 use super::observe::parse_millis;
 use super::problems::to_problem;
-use crate::driver::{LogLine, LogRequest, Problem};
+use crate::driver::{LogLine, LogRequest};
+use crate::problem::Problem;
 
 const LINE_BYTES_MAX: usize = 16 * 1024;
 

@@ -43,9 +43,10 @@ pub use factory::DockerFactory;
 
 use crate::capabilities::{CredentialEndpoints, Gateway, ImageInspection};
 use crate::driver::{
-    DiscoveredPreview, Driver, ExecRequest, ExecSession, Locations, LogLine, LogRequest, Problem, ProblemKind,
-    RuntimeEvent, Scope, StepOutcome,
+    DiscoveredPreview, Driver, ExecRequest, ExecSession, LogLine, LogRequest, RuntimeEvent, StepOutcome,
 };
+use crate::problem::{Problem, ProblemKind};
+use crate::scope::{Locations, Scope};
 
 /// Deadline for calls that only read.
 const READ_TIMEOUT: Duration = Duration::from_secs(10);

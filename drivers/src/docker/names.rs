@@ -2,7 +2,8 @@
 
 use plan::application::{Body, Container, Unit};
 
-use crate::driver::{Problem, ProblemKind, Scope};
+use crate::problem::{Problem, ProblemKind};
+use crate::scope::Scope;
 
 /// Number of names to try before a name conflict is reported.
 pub(super) const NAME_ATTEMPTS: u32 = 8;

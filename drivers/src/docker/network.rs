@@ -17,7 +17,9 @@ use super::names::{NAME_ATTEMPTS, container_unit, suffixed_name};
 use super::problems::{response_status, to_problem, with_timeout};
 use super::translate::{PREVIEW, VOLUME, common_labels};
 use super::{READ_TIMEOUT, StepContext, WRITE_TIMEOUT, observe};
-use crate::driver::{Problem, ProblemKind, Scope, StepOutcome};
+use crate::driver::StepOutcome;
+use crate::problem::{Problem, ProblemKind};
+use crate::scope::Scope;
 
 /// Endpoints and mounts of removed containers disappear with a short delay, and no event announces it.
 const RETRY_INTERVAL: Duration = Duration::from_millis(100);

@@ -22,7 +22,8 @@ use time::format_description::well_known::Rfc3339;
 use super::problems::{innermost_message, response_status, to_problem, with_timeout};
 use super::translate::{HASH, IMAGE, OWNER, PROJECT, SERVICE, VOLUME, ports_from_labels, preview_from_labels};
 use super::{READ_TIMEOUT, label_filter, preview_filter};
-use crate::driver::{DiscoveredPreview, Problem, ProblemKind};
+use crate::driver::DiscoveredPreview;
+use crate::problem::{Problem, ProblemKind};
 
 /// Maximum concurrent inspections.
 const INSPECTIONS_MAX: usize = 16;

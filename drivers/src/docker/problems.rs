@@ -6,7 +6,7 @@ use std::time::Duration;
 use bollard::errors::Error;
 use plan::application::{Role, Unit};
 
-use crate::driver::{Problem, ProblemKind};
+use crate::problem::{Problem, ProblemKind};
 
 /// Limits the wait for an engine call, because a paused engine accepts connections but never answers.
 pub(super) async fn with_timeout<T>(

@@ -8,7 +8,8 @@ use bollard::query_parameters::CreateImageOptionsBuilder;
 use futures_util::StreamExt;
 
 use super::problems::{to_problem, with_timeout};
-use crate::driver::{Problem, ProblemKind, ProgressLine, Scope};
+use crate::problem::{Problem, ProblemKind};
+use crate::scope::{ProgressLine, Scope};
 
 /// A pull without any progress for this time is considered hung.
 const PULL_SILENCE_TIMEOUT: Duration = Duration::from_secs(120);

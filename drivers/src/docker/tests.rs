@@ -2,7 +2,7 @@
 
 use super::problems::{classify, find_taken_port, innermost_message};
 use super::{DockerEnv, choose_endpoint};
-use crate::driver::ProblemKind;
+use crate::problem::ProblemKind;
 
 #[test]
 fn docker_host_and_context_override_default_endpoint() {

@@ -8,7 +8,7 @@ use bollard::models::{ContainerCreateBody, EndpointSettings};
 use plan::application::{Container, PortProtocol, PreviewId, PreviewName, Unit, is_project_source};
 use serde_json::{Map, Value, json};
 
-use crate::driver::{Problem, ProblemKind};
+use crate::problem::{Problem, ProblemKind};
 
 pub(super) const PREVIEW: &str = "dev.pdev.preview";
 pub(super) const APP: &str = "dev.pdev.app";

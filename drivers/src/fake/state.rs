@@ -11,7 +11,9 @@ use plan::step::Action;
 use tokio::sync::{Semaphore, watch};
 
 use super::Script;
-use crate::driver::{LogLine, Problem, ProblemKind, ProgressLine, Scope, StepOutcome};
+use crate::driver::{LogLine, StepOutcome};
+use crate::problem::{Problem, ProblemKind};
+use crate::scope::{ProgressLine, Scope};
 
 #[derive(Default)]
 pub(super) struct State {

@@ -19,7 +19,8 @@ use super::record::{RecordStore, create_private_folder};
 use super::wire::{
     BUSY, DESCRIPTOR_LIMIT_ENV, Greeting, LINE_MAX, PROTOCOL_VERSION, READY, Reply, Request, socket_path,
 };
-use crate::driver::{Locations, Problem, ProblemKind};
+use crate::problem::{Problem, ProblemKind};
+use crate::scope::Locations;
 
 /// Deadline for every reply except the end of a program.
 pub(crate) const REPLY_TIMEOUT: Duration = Duration::from_secs(10);

@@ -24,7 +24,9 @@ use super::launch::Launcher;
 use super::record::ExitRecord;
 use super::units::spawn_problem;
 use super::wire::{Reply, Request, SpawnSpec};
-use crate::driver::{ExecInput, ExecOutput, ExecRequest, ExecSession, Locations, Problem, ProblemKind, Scope};
+use crate::driver::{ExecInput, ExecOutput, ExecRequest, ExecSession};
+use crate::problem::{Problem, ProblemKind};
+use crate::scope::{Locations, Scope};
 
 /// Maximum chunks of input and of output that wait for a slow consumer.
 const QUEUE_CAPACITY: usize = 64;

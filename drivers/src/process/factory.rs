@@ -8,8 +8,8 @@ use plan::target::Target;
 
 use super::{Driver, ProcessDriver};
 use crate::DriverSettings;
-use crate::driver::Problem;
 use crate::factory::{DriverFactory, TargetSource};
+use crate::problem::Problem;
 
 pub struct ProcessFactory(DriverSettings);
 

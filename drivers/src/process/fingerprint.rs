@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 use strings::{glob, to_hex};
 
 use super::record::{Durable, write_atomically};
-use crate::driver::{Problem, ProblemKind};
+use crate::problem::{Problem, ProblemKind};
 
 /// More files than this indicate a mistake in the inputs, such as a home folder, and would make pdev appear to hang.
 const FILES_MAX: usize = 100_000;

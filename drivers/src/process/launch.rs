@@ -16,7 +16,8 @@ use strings::glob;
 
 use super::record::create_private_folder;
 use super::wire::{Account, SpawnSpec};
-use crate::driver::{Locations, Problem, ProblemKind, Scope};
+use crate::problem::{Problem, ProblemKind};
+use crate::scope::{Locations, Scope};
 
 /// Variables that are inherited from the agent, by reason: finding programs and the user's own files (`PATH`, `HOME`, `USER`, `LOGNAME`,
 /// `SHELL`, `TMPDIR`); the user's language and time zone (`LANG`, `LC_*`, `TZ`); network access inside a company

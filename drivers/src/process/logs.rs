@@ -17,7 +17,9 @@ use super::record::RecordStore;
 use super::run_blocking;
 use super::units::connect_to_living_keeper;
 use super::wire::{Event, Reply, Request};
-use crate::driver::{Locations, LogLine, LogRequest, Problem};
+use crate::driver::{LogLine, LogRequest};
+use crate::problem::Problem;
+use crate::scope::Locations;
 
 /// Bytes per read; this also bounds what waits for a slow reader.
 const READ_BATCH_BYTES: usize = 256 * 1024;

@@ -33,9 +33,10 @@ use plan::step::Action;
 
 use crate::capabilities::{CredentialEndpoints, EnvironmentStore, HostPorts, ImageInspection, PortUse};
 use crate::driver::{
-    DiscoveredPreview, Driver, ExecRequest, ExecSession, Locations, LogLine, LogRequest, Problem, ProblemKind,
-    RuntimeEvent, Scope, StepOutcome,
+    DiscoveredPreview, Driver, ExecRequest, ExecSession, LogLine, LogRequest, RuntimeEvent, StepOutcome,
 };
+use crate::problem::{Problem, ProblemKind};
+use crate::scope::{Locations, Scope};
 use connection::KeeperStarter;
 use prepare::BuildLocks;
 use record::{RecordStore, RecordedState};

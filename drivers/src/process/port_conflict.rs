@@ -8,7 +8,7 @@ use std::path::Path;
 use host::ports::find_port_owner;
 use plan::application::Unit;
 
-use crate::driver::{Problem, ProblemKind};
+use crate::problem::{Problem, ProblemKind};
 
 /// Checks that no program listens on the unit's ports, immediately before the start. Checks both loopback families,
 /// because a server on `::1` alone breaks probes, too. A port that is only bound (pdev reserves it for this unit)

@@ -14,7 +14,9 @@ use super::fingerprint::Fingerprint;
 use super::launch::{Launcher, chown_folder};
 use super::record::{Durable, write_atomically};
 use super::{ProcessDriver, run_blocking};
-use crate::driver::{Locations, Problem, ProblemKind, ProgressLine, Scope, StepOutcome};
+use crate::driver::StepOutcome;
+use crate::problem::{Problem, ProblemKind};
+use crate::scope::{Locations, ProgressLine, Scope};
 
 /// Maximum lines of a failed command's output in the error.
 const OUTPUT_LINES_MAX: usize = 20;

@@ -23,7 +23,9 @@ use super::record::{Durable, PreviewRecord, RecordStore, RecordedState, StopReco
 use super::version::check_version;
 use super::wire::{Event, Reply, Request, SpawnSpec};
 use super::{ProcessDriver, cleanup, kernel, run_blocking};
-use crate::driver::{Locations, Problem, ProblemKind, RuntimeEvent, Scope, StepOutcome};
+use crate::driver::{RuntimeEvent, StepOutcome};
+use crate::problem::{Problem, ProblemKind};
+use crate::scope::{Locations, Scope};
 
 impl ProcessDriver {
     pub(super) async fn create(&self, scope: &Scope, unit: &Unit) -> Result<StepOutcome, Problem> {

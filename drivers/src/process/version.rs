@@ -7,7 +7,7 @@ use std::time::Duration;
 use plan::application::ProgramVersion;
 
 use super::launch::{Launcher, expand_version_glob};
-use crate::driver::{Problem, ProblemKind};
+use crate::problem::{Problem, ProblemKind};
 
 const COMMAND_LIMIT: Duration = Duration::from_secs(10);
 

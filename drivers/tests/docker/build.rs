@@ -5,7 +5,9 @@ use std::fs;
 use std::time::Duration;
 
 use drivers::capabilities::ImageInspection;
-use drivers::driver::{Driver, LogRequest, ProblemKind, ProgressLine};
+use drivers::driver::{Driver, LogRequest};
+use drivers::problem::ProblemKind;
+use drivers::scope::ProgressLine;
 use futures_util::StreamExt;
 use plan::application::{Body, BuildSpec, ImageSource, PullPolicy, Unit};
 use serde_json::json;

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use drivers::contract::{self, Behaviour, Harness};
 use drivers::docker::{DockerDriver, DockerEnv, choose_endpoint};
-use drivers::driver::{Driver, Locations};
+use drivers::driver::Driver;
+use drivers::scope::Locations;
 use plan::application::{PreviewId, Unit};
 
 use crate::test_preview::{shell_unit, should_skip};

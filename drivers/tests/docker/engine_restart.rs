@@ -3,7 +3,8 @@
 use std::io::Write;
 
 use drivers::docker::DockerEnv;
-use drivers::driver::{Driver, ProblemKind, RuntimeEvent};
+use drivers::driver::{Driver, RuntimeEvent};
+use drivers::problem::ProblemKind;
 use futures_util::StreamExt;
 use plan::application::RuntimeKind;
 use plan::observed::RunState;

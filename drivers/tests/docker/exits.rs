@@ -1,7 +1,7 @@
 //! How units exit and why they fail to start, compared with the engine's facts.
 
 use bollard::models::{NetworkCreateRequest, NetworkDisconnectRequest};
-use drivers::driver::ProblemKind;
+use drivers::problem::ProblemKind;
 use plan::application::{PortProtocol, Unit, UnitPort};
 use plan::observed::RunState;
 use plan::step::Action;

@@ -1,6 +1,6 @@
 //! A container cannot join the namespaces of a container outside its preview, nor its network or volumes.
 
-use drivers::driver::ProblemKind;
+use drivers::problem::ProblemKind;
 use plan::application::RuntimeKind;
 use plan::step::Action;
 use serde_json::{Value, json};

@@ -7,9 +7,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use drivers::docker::{DockerDriver, DockerEnv, choose_endpoint};
-use drivers::driver::{
-    Driver, Locations, Problem, Progress, ProgressLine, RuntimeEvent, Scope, SecretFiles, StepOutcome,
-};
+use drivers::driver::{Driver, RuntimeEvent, StepOutcome};
+use drivers::problem::Problem;
+use drivers::scope::{Locations, Progress, ProgressLine, Scope, SecretFiles};
 use futures_util::StreamExt;
 use plan::Application;
 use plan::application::{

@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use drivers::docker::{DockerDriver, DockerEnv, choose_endpoint};
-use drivers::driver::ProblemKind;
+use drivers::problem::ProblemKind;
 use plan::application::RuntimeKind;
 use plan::step::Action;
 use rustls::pki_types::pem::PemObject;

@@ -4,7 +4,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use drivers::contract::{self, Behaviour, Harness};
-use drivers::driver::{Driver, Locations};
+use drivers::driver::Driver;
+use drivers::scope::Locations;
 use plan::application::{Argv, PreviewId, Unit};
 
 use crate::test_preview::{TestPreview, new_driver, process_unit};

@@ -1,6 +1,7 @@
 //! The life of a unit: start, stop, survival of the client, cleanup.
 
-use drivers::driver::{Driver, ProblemKind};
+use drivers::driver::Driver;
+use drivers::problem::ProblemKind;
 use plan::application::Argv;
 use plan::observed::RunState;
 use rustix::process::Signal;

@@ -1,7 +1,7 @@
 //! Builds, files, first-time initialisation and users.
 
 use drivers::capabilities::ImageInspection;
-use drivers::driver::ProblemKind;
+use drivers::problem::ProblemKind;
 use plan::application::{Argv, ProcessDir, RuntimeKind, UnitPort};
 use plan::step::Action;
 

@@ -7,10 +7,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use drivers::driver::{
-    Driver, Locations, Problem, Progress, ProgressLine, RuntimeEvent, Scope, SecretFiles, StepOutcome,
-};
+use drivers::driver::{Driver, RuntimeEvent, StepOutcome};
+use drivers::problem::Problem;
 use drivers::process::ProcessDriver;
+use drivers::scope::{Locations, Progress, ProgressLine, Scope, SecretFiles};
 use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
 use plan::Application;
