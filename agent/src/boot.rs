@@ -38,7 +38,7 @@ use crate::peer::Peer;
 use crate::preview::discovery::publish_restored;
 use crate::preview::naming;
 use crate::proxy::Routes;
-use crate::proxy::{Limits, Listeners, Proxy};
+use crate::proxy::{Limits, ListToken, Listeners, Proxy};
 use crate::registry::{Intent, Registry};
 use crate::routing::Routing;
 use crate::runtimes::RuntimeDrivers;
@@ -251,7 +251,11 @@ async fn build_components(
         drop(host::files::replace_file(&locations.state.join("proxy-port"), port.to_string().as_bytes(), 0o600));
     }
     let bound_proxy = match listeners {
-        Ok(listeners) => Some((listeners, routes.clone())),
+        Ok(listeners) => {
+            // Without a token, the list is closed.
+            let token = ListToken::load_or_create(&locations.state).unwrap_or_default();
+            Some((listeners.with_list_token(token), routes.clone()))
+        }
         Err(error) => {
             tracing::warn!(%error, "the proxy has no port, so previews have no URLs");
             None

@@ -6,6 +6,7 @@ mod arguments;
 mod codes;
 mod commands;
 mod context;
+mod control_sequences;
 mod credential;
 mod dispatch;
 mod exit;

@@ -6,6 +6,8 @@ use std::io::{ErrorKind, IsTerminal, Write};
 
 use clap::ValueEnum;
 
+use crate::control_sequences::keep_only_colors;
+
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, ValueEnum)]
 pub(crate) enum Color {
     #[default]
@@ -106,9 +108,9 @@ impl Terminal {
         }
     }
 
-    /// Prints a line of the result.
+    /// Prints a line of the result, without control sequences that other programs put into it.
     pub(crate) fn print_line(&self, line: &str) {
-        write(&mut std::io::stdout().lock(), &[line.as_bytes(), b"\n"]);
+        write(&mut std::io::stdout().lock(), &[keep_only_colors(line).as_bytes(), b"\n"]);
     }
 
     /// Prints bytes of the result unchanged, with one write.
@@ -119,14 +121,15 @@ impl Terminal {
     /// Prints a value as one line of JSON.
     pub(crate) fn print_json<T: serde::Serialize>(&self, value: &T) {
         match serde_json::to_string(value) {
-            Ok(line) => self.print_line(&line),
+            // Unchanged: a program reads it.
+            Ok(line) => write(&mut std::io::stdout().lock(), &[line.as_bytes(), b"\n"]),
             Err(error) => self.eprint_line(&format!("error: cannot write JSON: {error}")),
         }
     }
 
-    /// Prints a line to standard error.
+    /// Prints a line to standard error, as [`Terminal::print_line`] does.
     pub(crate) fn eprint_line(&self, line: &str) {
-        write(&mut std::io::stderr().lock(), &[line.as_bytes(), b"\n"]);
+        write(&mut std::io::stderr().lock(), &[keep_only_colors(line).as_bytes(), b"\n"]);
     }
 
     pub(crate) fn eprint_bytes(&self, bytes: &[u8]) {

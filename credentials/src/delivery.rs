@@ -3,8 +3,10 @@
 //! The root folder has mode 0700 and belongs to the user, so the files inside may be 0444. A container that runs as any
 //! user reads them through a read-only bind mount, but no other user of this machine can pass the root folder.
 
+use std::ffi::OsString;
 use std::fs::{self, DirBuilder, OpenOptions};
 use std::io;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -14,6 +16,9 @@ use crate::secret::Secret;
 /// `TMPFS_MAGIC` and `RAMFS_MAGIC` of statfs(2).
 #[cfg(target_os = "linux")]
 const MEMORY_FILE_SYSTEMS: [i64; 2] = [0x0102_1994, 0x8584_58f6];
+
+/// Names the folder in shared memory.
+const FOLDER_RECORD: &str = "secrets.folder";
 
 #[derive(Debug, thiserror::Error)]
 pub enum DeliveryProblem {
@@ -42,9 +47,7 @@ impl SecretDelivery {
         let (root, in_memory) = if is_memory_file_system(runtime) {
             (runtime.join("secrets"), true)
         } else if is_memory_file_system(shared_memory) {
-            // Two agents of one user (tests, a second socket folder) must not share a folder, so its name depends on
-            // the runtime path.
-            (shared_memory.join(format!("pdev-{uid}-{}", hash_path(runtime))), true)
+            (shared_memory_folder(shared_memory, runtime, uid)?, true)
         } else {
             (runtime.join("secrets"), false)
         };
@@ -221,6 +224,23 @@ fn ensure_private_folder(path: &Path, uid: u32) -> Result<(), DeliveryProblem> {
     Ok(())
 }
 
+/// The folder in shared memory, with a random name that is recorded in the private runtime folder. Programs that outlive
+/// the agent still read their files there.
+fn shared_memory_folder(shared_memory: &Path, runtime: &Path, uid: u32) -> Result<PathBuf, DeliveryProblem> {
+    let record = runtime.join(FOLDER_RECORD);
+    let is_own =
+        |path: &Path| fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_dir() && metadata.uid() == uid);
+    let recorded = fs::read(&record).ok().map(|bytes| PathBuf::from(OsString::from_vec(bytes)));
+    if let Some(recorded) = recorded.filter(|path| path.parent() == Some(shared_memory) && is_own(path)) {
+        return Ok(recorded);
+    }
+    let write = |error| DeliveryProblem::Write { path: shared_memory.to_owned(), error };
+    let path = host::files::create_unpredictable_folder(shared_memory, "pdev-").map_err(write)?;
+    DirBuilder::new().recursive(true).mode(0o700).create(runtime).map_err(write)?;
+    host::files::replace_file(&record, path.as_os_str().as_bytes(), 0o600).map_err(write)?;
+    Ok(path)
+}
+
 #[cfg(not(target_os = "linux"))]
 fn is_memory_file_system(_: &Path) -> bool {
     // This system offers no such check. The files are then on disk, in a folder that only its owner can enter.
@@ -230,15 +250,6 @@ fn is_memory_file_system(_: &Path) -> bool {
 #[cfg(target_os = "linux")]
 fn is_memory_file_system(path: &Path) -> bool {
     rustix::fs::statfs(path).is_ok_and(|file_system| MEMORY_FILE_SYSTEMS.contains(&file_system.f_type))
-}
-
-/// FNV-1a. The hash distinguishes folders; it protects nothing.
-fn hash_path(path: &Path) -> String {
-    let mut hash: u64 = 0xcbf2_9ce4_8422_2325;
-    for byte in path.as_os_str().as_encoded_bytes() {
-        hash = (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
-    }
-    format!("{hash:016x}")
 }
 
 #[cfg(test)]
@@ -265,6 +276,24 @@ mod tests {
         assert_eq!(delivery.stored_names("p1", &["stripe".into(), "absent".into()]), ["stripe"]);
         delivery.remove_preview("p1").unwrap();
         assert!(!folder.exists());
+    }
+
+    /// Another user may create any name in shared memory.
+    #[test]
+    fn folder_in_shared_memory_is_unpredictable_and_stable() {
+        let (shared_memory, runtime, other) =
+            (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let uid = rustix::process::getuid().as_raw();
+        let open = |runtime: &Path| shared_memory_folder(shared_memory.path(), runtime, uid).unwrap();
+        let first = open(runtime.path());
+        assert_eq!(fs::metadata(&first).unwrap().permissions().mode() & 0o777, 0o700);
+        assert_eq!(open(runtime.path()), first, "programs that outlive the agent read their files there");
+        assert_ne!(open(other.path()), first, "two agents of one user share no folder");
+        // After a restart of the machine, another user plants a link under the old name.
+        fs::remove_dir(&first).unwrap();
+        std::os::unix::fs::symlink(other.path(), &first).unwrap();
+        let second = open(runtime.path());
+        assert!(second != first && fs::symlink_metadata(&second).unwrap().is_dir());
     }
 
     #[test]

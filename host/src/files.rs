@@ -1,8 +1,8 @@
 //! Reads regular files of a limited size, lists folders, and replaces files atomically.
 
-use std::fs;
-use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -95,7 +95,7 @@ pub fn replace_file_with(path: &Path, contents: &[u8], mode: u32, flush: Flush) 
         drop(fs::remove_file(&temporary));
     }
     written?;
-    if flush == Flush::ContentsAndName { fs::File::open(folder_of(path))?.sync_all() } else { Ok(()) }
+    if flush == Flush::ContentsAndName { File::open(folder_of(path))?.sync_all() } else { Ok(()) }
 }
 
 fn folder_of(path: &Path) -> &Path {
@@ -114,6 +114,28 @@ fn write_new_file(path: &Path, contents: &[u8], mode: u32, flush: bool) -> io::R
     file.write_all(contents)?;
     // Flush before the rename, so that the new name never points to unwritten contents.
     if flush { file.sync_all() } else { Ok(()) }
+}
+
+/// 128 random bits as hexadecimal digits.
+///
+/// # Errors
+/// When the system has no random device.
+pub fn random_hex() -> io::Result<String> {
+    let mut bytes = [0; 16];
+    File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+    Ok(format!("{:032x}", u128::from_ne_bytes(bytes)))
+}
+
+/// Creates a private folder (0700) with an unpredictable name, so that another user cannot have put something in its
+/// place. For folders that all users can write to, such as `/tmp` and `/dev/shm`.
+///
+/// # Errors
+/// When the folder cannot be created.
+pub fn create_unpredictable_folder(parent: &Path, prefix: &str) -> io::Result<PathBuf> {
+    let path = parent.join(format!("{prefix}{}", random_hex()?));
+    // Not recursive: an existing entry of this name is an error.
+    fs::DirBuilder::new().mode(0o700).create(&path)?;
+    Ok(path)
 }
 
 #[cfg(test)]

@@ -1,12 +1,14 @@
 //! pdev's folders on this machine: the XDG variables or the system's defaults, and the folder of the socket.
 //!
-//! This module only computes paths. Each user of a folder creates it with the mode that its contents need.
+//! Each user of a folder creates it with the mode that its contents need. Only the folder in the temporary folder is created
+//! here, because its name is random.
 
 use std::ffi::OsString;
-use std::os::unix::ffi::OsStringExt;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
+use crate::files::{create_unpredictable_folder, replace_file};
 use crate::machine::machine_id;
 
 /// The user's folders for pdev.
@@ -44,7 +46,8 @@ pub fn chosen_socket_folder() -> Option<PathBuf> {
 }
 
 /// The folder of the agent's socket if the user chose none: `pdev` in the user's runtime folder, which is
-/// `$XDG_RUNTIME_DIR` or, without it (`su`, `cron`), `/run/user/<uid>`; else `pdev-<uid>` in the temporary folder.
+/// `$XDG_RUNTIME_DIR` or, without it (`su`, `cron`), `/run/user/<uid>`; else a recorded folder with a random name in the
+/// temporary folder.
 #[must_use]
 pub fn default_socket_folder() -> PathBuf {
     let uid = rustix::process::geteuid().as_raw();
@@ -52,7 +55,28 @@ pub fn default_socket_folder() -> PathBuf {
     let from_variable = variable("XDG_RUNTIME_DIR").filter(|path| path.is_absolute() && path.is_dir());
     from_variable
         .or_else(|| Some(PathBuf::from(format!("/run/user/{uid}"))).filter(|path| is_own_folder(path, uid)))
-        .map_or_else(|| std::env::temp_dir().join(format!("pdev-{uid}")), |runtime| runtime.join("pdev"))
+        .map_or_else(|| temporary_socket_folder(uid), |runtime| runtime.join("pdev"))
+}
+
+/// Other users can create any name in the temporary folder, so this one is random, and recorded where only the user can
+/// write. Without a state folder there is no such place, and the caller refuses a planted folder.
+fn temporary_socket_folder(uid: u32) -> PathBuf {
+    let predictable = || std::env::temp_dir().join(format!("pdev-{uid}"));
+    let Some(folders) = UserFolders::find() else { return predictable() };
+    let record = AgentFiles::in_state_folder(&folders.state).temporary_folder;
+    let recorded = std::fs::read(&record).ok().map(|bytes| PathBuf::from(OsString::from_vec(bytes)));
+    if let Some(recorded) = recorded.filter(|path| is_own_folder(path, uid)) {
+        return recorded;
+    }
+    // Two clients may do this at once. They find each other's agent by its record.
+    let create = || -> std::io::Result<PathBuf> {
+        let parent = record.parent().unwrap_or(&folders.state);
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(parent)?;
+        let path = create_unpredictable_folder(&std::env::temp_dir(), "pdev-")?;
+        replace_file(&record, path.as_os_str().as_bytes(), 0o600)?;
+        Ok(path)
+    };
+    create().unwrap_or_else(|_| predictable())
 }
 
 fn variable(name: &str) -> Option<PathBuf> {
@@ -71,13 +95,16 @@ pub struct AgentFiles {
     pub lock: PathBuf,
     /// The folder of its socket, as text.
     pub socket_folder: PathBuf,
+    /// The folder for sockets in the temporary folder, as text. Exists only if the user has no runtime folder.
+    pub temporary_folder: PathBuf,
 }
 
 impl AgentFiles {
     #[must_use]
     pub fn in_state_folder(state: &Path) -> Self {
         let (folder, machine) = (state.join("agents"), machine_id());
-        Self { lock: folder.join(format!("{machine}.lock")), socket_folder: folder.join(format!("{machine}.socket")) }
+        let file = |kind: &str| folder.join(format!("{machine}.{kind}"));
+        Self { lock: file("lock"), socket_folder: file("socket"), temporary_folder: file("temporary") }
     }
 
     /// The recorded folder of the agent's socket. The agent may be gone.

@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
@@ -18,16 +18,7 @@ pub struct DocumentFolder(Option<PathBuf>);
 impl DocumentFolder {
     fn ensure_folder(&mut self) -> io::Result<&Path> {
         if self.0.is_none() {
-            let path = unique_folder_path();
-            // An existing entry is left over from a process with the same id, or another user put it there. Do not
-            // reuse it, and do not follow it if it is a symbolic link.
-            match fs::symlink_metadata(&path) {
-                Ok(metadata) if metadata.is_dir() => fs::remove_dir_all(&path)?,
-                Ok(_) => fs::remove_file(&path)?,
-                Err(_) => {}
-            }
-            // 0700: other users cannot read, add or replace files in the folder.
-            fs::DirBuilder::new().mode(0o700).create(&path)?;
+            let path = host::files::create_unpredictable_folder(&std::env::temp_dir(), "pdev-lsp-")?;
             self.0 = Some(path);
         }
         Ok(self.0.as_deref().unwrap_or_else(|| Path::new(".")))
@@ -53,14 +44,6 @@ impl Drop for DocumentFolder {
             drop(fs::remove_dir_all(path));
         }
     }
-}
-
-/// Includes a counter, because several servers may run in one process, as in tests.
-fn unique_folder_path() -> PathBuf {
-    use std::sync::atomic::{AtomicU64, Ordering};
-    static NEXT: AtomicU64 = AtomicU64::new(0);
-    let number = NEXT.fetch_add(1, Ordering::Relaxed);
-    std::env::temp_dir().join(format!("pdev-lsp-{}-{number}", std::process::id()))
 }
 
 /// Shows the text as a document in the editor. Returns its URI too, for clients that open it themselves.

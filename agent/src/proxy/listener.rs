@@ -16,6 +16,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
+use super::list_access::ListToken;
 use super::pool::Pool;
 use super::routes::Routes;
 use super::serve::{ProxyState, serve};
@@ -75,9 +76,16 @@ pub struct Listeners {
     v4: TcpListener,
     v6: Option<TcpListener>,
     port: u16,
+    list_token: ListToken,
 }
 
 impl Listeners {
+    /// Opens the list of all previews to clients with this token.
+    #[must_use]
+    pub fn with_list_token(self, list_token: ListToken) -> Self {
+        Self { list_token, ..self }
+    }
+
     pub fn port(&self) -> u16 {
         self.port
     }
@@ -122,7 +130,7 @@ async fn bind_both(port: u16) -> Result<Option<Listeners>, BindError> {
             None
         }
     };
-    Ok(Some(Listeners { v4, v6, port }))
+    Ok(Some(Listeners { v4, v6, port, list_token: ListToken::default() }))
 }
 
 fn is_taken(error: &io::Error) -> bool {
@@ -152,6 +160,7 @@ impl Proxy {
         let shared = Arc::new(ProxyState {
             routes,
             port,
+            list_token: listeners.list_token.clone(),
             pool: Arc::new(Pool::default()),
             tunnels: Tunnels::new(limits.tunnels),
             tunnels_max: limits.tunnels,

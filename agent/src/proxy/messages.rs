@@ -109,6 +109,18 @@ pub(super) fn status(table: &RouteTable, port: u16) -> Page {
     }
 }
 
+/// The page of the status host for a client without the user's token.
+pub(super) fn list_is_closed() -> Page {
+    Page {
+        status: StatusCode::UNAUTHORIZED,
+        code: "list-closed",
+        title: "pdev".to_owned(),
+        detail: "This list of all previews is for the user who runs them.".to_owned(),
+        hint: "To open it, run `pdev open --list`.".to_owned(),
+        ..Page::default()
+    }
+}
+
 pub(super) fn starting(target: &RouteTarget) -> Page {
     Page {
         status: StatusCode::OK,

@@ -7,6 +7,7 @@ mod body;
 mod forward;
 mod headers;
 mod host;
+mod list_access;
 mod listener;
 mod messages;
 mod page;
@@ -15,6 +16,7 @@ mod routes;
 mod serve;
 mod upgrade;
 
+pub use list_access::{ListToken, TOKEN_FILE};
 pub use listener::{BindError, DEFAULT_PORT, Limits, Listeners, Proxy, bind};
 pub use routes::{
     PreviewRoutes, RouteLookup, RouteTable, RouteTarget, Routes, STATUS_HOST, SUFFIX, ServiceRoute, ServiceState,

@@ -15,6 +15,7 @@ use super::body::{RequestBody, ResponseBody};
 use super::forward::{forward_request, rewrite_target};
 use super::headers::{self, HOPS_MAX};
 use super::host::{BadHost, authority, host_name};
+use super::list_access::{ListAccess, ListToken};
 use super::messages;
 use super::page::{Page, ResponseFormat};
 use super::pool::Pool;
@@ -26,6 +27,7 @@ use super::upgrade::{ProtocolSwitch, Tunnels, switch_protocol};
 pub(super) struct ProxyState {
     pub(super) routes: Routes,
     pub(super) port: u16,
+    pub(super) list_token: ListToken,
     pub(super) pool: Arc<Pool>,
     pub(super) tunnels: Tunnels,
     pub(super) tunnels_max: usize,
@@ -91,7 +93,11 @@ async fn route_request(
     };
     let switch = requested_switch(&parts)?;
     if host == STATUS_HOST {
-        return Err(messages::status(&shared.routes.snapshot(), shared.port).into());
+        return match shared.list_token.check(&parts) {
+            ListAccess::Allowed => Err(messages::status(&shared.routes.snapshot(), shared.port).into()),
+            ListAccess::Redirect(response) => Ok(*response),
+            ListAccess::Denied => Err(messages::list_is_closed().into()),
+        };
     }
     let target = find_target(shared, &shared.routes.snapshot(), &host, parts.uri.path())?;
     // Checked before waiting, so that a loop does not use up the slots of waiting requests.

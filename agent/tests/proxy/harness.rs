@@ -7,7 +7,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use agent::proxy::{Limits, PreviewRoutes, Proxy, RouteTarget, Routes, ServiceRoute, ServiceState, Upstream, bind};
+use agent::proxy::{
+    Limits, ListToken, PreviewRoutes, Proxy, RouteTarget, Routes, ServiceRoute, ServiceState, Upstream, bind,
+};
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use http_body_util::combinators::BoxBody;
@@ -139,7 +141,8 @@ pub(crate) async fn start_proxy(previews: Vec<PreviewRoutes>) -> TestProxy {
 pub(crate) async fn start_proxy_with(previews: Vec<PreviewRoutes>, limits: &Limits) -> TestProxy {
     let routes = Routes::new();
     routes.update(|table| previews.into_iter().for_each(|preview| table.set_preview(preview)));
-    let proxy = Proxy::start(bind(0).await.unwrap(), routes.clone(), limits);
+    let listeners = bind(0).await.unwrap().with_list_token(ListToken::new(LIST_TOKEN));
+    let proxy = Proxy::start(listeners, routes.clone(), limits);
     let port = proxy.port();
     TestProxy { proxy, routes, port }
 }
@@ -149,6 +152,7 @@ pub(crate) async fn start_web_proxy(address: SocketAddr) -> TestProxy {
     start_proxy(vec![preview_routes("shop", "main", vec![ready_target("web", vec![address])])]).await
 }
 
+pub(crate) const LIST_TOKEN: &str = "0123456789abcdef";
 pub(crate) const WEB_HOST: &str = "web.main.shop.localhost";
 
 pub(crate) struct TestResponse {

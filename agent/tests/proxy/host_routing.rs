@@ -3,7 +3,9 @@
 use agent::proxy::{PreviewRoutes, RouteLookup, RouteTable};
 use http::{Request, StatusCode};
 
-use crate::harness::{Backend, WEB_HOST, preview_routes, ready_target, start_proxy, start_web_proxy, text_body};
+use crate::harness::{
+    Backend, LIST_TOKEN, WEB_HOST, preview_routes, ready_target, start_proxy, start_web_proxy, text_body,
+};
 
 #[tokio::test]
 async fn host_lookup_ignores_case_port_and_trailing_dot() {
@@ -94,9 +96,22 @@ async fn not_found_page_suggests_nearest_branch_of_same_app() {
 }
 
 #[tokio::test]
-async fn only_the_status_host_lists_all_previews() {
+async fn only_the_status_host_lists_all_previews_and_only_with_the_token() {
     let proxy = start_proxy(vec![preview_routes("shop", "main", vec![]), preview_routes("blog", "main", vec![])]).await;
-    let response = proxy.get("pdev.localhost", "/", &[("accept", "text/html")]).await;
+    let (cookie, wrong) = (format!("a=b; pdev-list={LIST_TOKEN}"), format!("pdev-list={}", &LIST_TOKEN[1..]));
+    for (path, headers) in
+        [("/", vec![]), ("/?token=", vec![]), ("/?token=x", vec![]), ("/", vec![("cookie", wrong.as_str())])]
+    {
+        let response = proxy.get("pdev.localhost", path, &headers).await;
+        assert_eq!(response.status, StatusCode::UNAUTHORIZED, "{path}");
+        assert!(!response.body.contains("shop") && response.body.contains("pdev open --list"), "{}", response.body);
+    }
+    let response = proxy.get("pdev.localhost", &format!("/?token={LIST_TOKEN}"), &[]).await;
+    assert_eq!(response.status, StatusCode::SEE_OTHER);
+    assert_eq!(response.headers["location"], "/");
+    let stored = response.headers["set-cookie"].to_str().unwrap();
+    assert!(stored.contains(LIST_TOKEN) && stored.contains("HttpOnly; SameSite=Strict"), "{stored}");
+    let response = proxy.get("pdev.localhost", "/", &[("accept", "text/html"), ("cookie", &cookie)]).await;
     assert_eq!(response.status, StatusCode::OK);
     assert!(response.body.contains("main.shop.localhost") && response.body.contains("main.blog.localhost"));
 }

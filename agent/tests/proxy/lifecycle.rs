@@ -43,7 +43,7 @@ async fn program_request_waits_until_service_is_ready() {
     let other = proxy.get("pdev.localhost", "/", &[]);
     tokio::select! {
         _ = &mut response => panic!("answered although the service has no address"),
-        other = other => assert_eq!(other.status, StatusCode::OK),
+        other = other => assert_eq!(other.status, StatusCode::UNAUTHORIZED),
     }
     proxy
         .routes
@@ -98,7 +98,7 @@ async fn bind_uses_loopback_only_and_skips_taken_port() {
     for address in ["127.0.0.1", "::1"] {
         let mut stream = TcpStream::connect((address, port)).await.unwrap();
         stream.write_all(b"GET / HTTP/1.0\r\nhost: pdev.localhost\r\n\r\n").await.unwrap();
-        assert!(read_head(&mut stream).await.starts_with("HTTP/1.0 200"));
+        assert!(read_head(&mut stream).await.starts_with("HTTP/1.0 401"));
     }
     proxy.shutdown(TEST_TIMEOUT).await;
     let table = std::fs::read_to_string("/proc/net/tcp").unwrap();

@@ -2,6 +2,9 @@
 
 use std::process::{Command, Stdio};
 
+use agent::proxy::{STATUS_HOST, TOKEN_FILE};
+use client::Client;
+use host::locations::UserFolders;
 use protocol::status::{PreviewState, PreviewStatus};
 
 use crate::context::Context;
@@ -9,13 +12,16 @@ use crate::exit::{Failure, Outcome};
 use crate::preview_selector::{self, PreviewSelector};
 
 #[derive(clap::Args, Debug)]
-#[command(after_help = "Examples:\n  pdev open\n  pdev open api\n  curl \"$(pdev open --print)\"")]
+#[command(after_help = "Examples:\n  pdev open\n  pdev open api\n  pdev open --list\n  curl \"$(pdev open --print)\"")]
 pub(crate) struct Arguments {
     /// Service to open [default: the service at the preview's own URL]
     #[arg(value_name = "SERVICE")]
     unit: Option<String>,
     #[command(flatten)]
     selector: PreviewSelector,
+    /// Open the list of all previews instead
+    #[arg(long, conflicts_with = "unit")]
+    list: bool,
     /// Print only the URL
     #[arg(long)]
     print: bool,
@@ -24,8 +30,12 @@ pub(crate) struct Arguments {
 pub(crate) fn run(arguments: &Arguments, context: &Context) -> Outcome {
     Context::block_on(async {
         let mut client = Context::connect().await?;
-        let preview = preview_selector::find_preview(&mut client, context, &arguments.selector).await?;
-        let url = find_url(&preview, arguments.unit.as_deref())?;
+        let url = if arguments.list {
+            list_url(&client)?
+        } else {
+            let preview = preview_selector::find_preview(&mut client, context, &arguments.selector).await?;
+            find_url(&preview, arguments.unit.as_deref())?
+        };
         if context.json {
             context.terminal.print_json(&serde_json::json!({ "url": url }));
             return crate::success();
@@ -36,6 +46,15 @@ pub(crate) fn run(arguments: &Arguments, context: &Context) -> Outcome {
         }
         crate::success()
     })
+}
+
+/// Includes the token that only this user can read.
+fn list_url(client: &Client) -> Result<String, Failure> {
+    let no_proxy = || Failure::failed("the proxy has no port").hint("Run `pdev doctor` to see why.");
+    let port = client.info().proxy_port.ok_or_else(no_proxy)?;
+    let state = UserFolders::find().ok_or_else(|| Failure::failed("no home folder is known"))?.state;
+    let token = std::fs::read_to_string(state.join(TOKEN_FILE))?;
+    Ok(format!("http://{STATUS_HOST}:{port}/?token={token}"))
 }
 
 fn find_url(preview: &PreviewStatus, unit: Option<&str>) -> Result<String, Failure> {

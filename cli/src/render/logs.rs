@@ -2,6 +2,7 @@
 
 use protocol::request::LogEntry;
 
+use crate::control_sequences::keep_only_colors;
 use crate::humanize;
 use crate::terminal::Paint;
 
@@ -37,11 +38,12 @@ impl LogPainter {
             line.push(' ');
         }
         if entry.stream == "pdev" {
-            line.push_str(&paint.with_codes("2;3", &entry.text));
+            line.push_str(&paint.with_codes("2;3", &keep_only_colors(&entry.text)));
         } else {
-            line.push_str(entry.text.trim_end_matches('\r'));
+            let text = keep_only_colors(&entry.text);
+            line.push_str(&text);
             // Reset colours that the program has left on, or the following lines would have them too.
-            if paint.is_enabled && entry.text.contains('\x1b') {
+            if paint.is_enabled && text.contains('\x1b') {
                 line.push_str("\x1b[0m");
             }
         }
@@ -73,7 +75,10 @@ mod tests {
         let mut painter = LogPainter::new(["api".to_owned(), "worker".to_owned()], true, true);
         let plain = Paint { is_enabled: false };
         assert_eq!(painter.render_line(&entry("api", "hi\r"), plain), "00:00:01.500 api    | hi");
-        assert_eq!(painter.render_line(&entry("late-one", "x"), plain), "00:00:01.500 late-one | x");
+        assert_eq!(
+            painter.render_line(&entry("late-one", "\x1b]0;x\x07\x1b[2J\x1b[1mx"), plain),
+            "00:00:01.500 late-one | \x1b[1mx"
+        );
         assert_eq!(
             painter.render_line(&entry("worker", "y"), Paint { is_enabled: true }),
             "\x1b[2m00:00:01.500\x1b[0m \x1b[33mworker   |\x1b[0m y"

@@ -1,7 +1,9 @@
 //! Receives the browser's redirect on the loopback (RFC 8252, section 7.3): one response, with checked `state` and
 //! `iss`, then the listener closes.
 
+use std::collections::VecDeque;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use base64::Engine;
@@ -9,6 +11,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use ring::digest::{SHA256, digest};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::task::{AbortHandle, JoinSet};
 
 use super::device_poll::LOGIN_DENIED;
 use super::login_problem;
@@ -21,6 +24,8 @@ use crate::vault::random;
 const LOGIN_TIMEOUT: Duration = Duration::from_secs(600);
 const REQUEST_LIMIT: Duration = Duration::from_secs(5);
 const REQUEST_BYTES_MAX: usize = 16 << 10;
+/// More open connections than this end the oldest one.
+const CONNECTIONS_MAX: usize = 64;
 
 pub(super) struct LoopbackListener {
     listener: TcpListener,
@@ -58,27 +63,43 @@ impl LoopbackListener {
 
     /// Waits for the code. `issuer` is the expected `iss` of RFC 9207, and whether it is required.
     pub async fn wait_for_code(self, issuer: Option<(&str, bool)>) -> Result<String, SourceProblem> {
-        let wait = async {
-            loop {
-                let (stream, _) =
-                    self.listener.accept().await.map_err(|error| SourceProblem::Transient(error.to_string()))?;
-                // Continue after other requests: browsers also request an icon, and open connections that they never
-                // use.
-                let Ok(handled) = tokio::time::timeout(REQUEST_LIMIT, self.handle_request(stream, issuer)).await else {
-                    continue;
-                };
-                if let Some(outcome) = handled {
-                    return outcome;
-                }
-            }
-        };
+        let issuer = issuer.map(|(issuer, is_required)| (issuer.to_owned(), is_required));
         let timed_out = |_| {
             SourceProblem::Transient(format!(
                 "the login was not completed within {} minutes",
                 LOGIN_TIMEOUT.as_secs() / 60
             ))
         };
-        tokio::time::timeout(LOGIN_TIMEOUT, wait).await.map_err(timed_out)?
+        let waiting = Arc::new(self).serve_connections(issuer);
+        tokio::time::timeout(LOGIN_TIMEOUT, waiting).await.map_err(timed_out)?
+    }
+
+    /// Serves connections in parallel until one is the expected redirect: browsers also request an icon, and open
+    /// connections that they never use. Any local program can do that too.
+    async fn serve_connections(self: Arc<Self>, issuer: Option<(String, bool)>) -> Result<String, SourceProblem> {
+        let mut connections = JoinSet::new();
+        let mut oldest = VecDeque::new();
+        loop {
+            tokio::select! {
+                accepted = self.listener.accept() => {
+                    let (stream, _) = accepted.map_err(|error| SourceProblem::Transient(error.to_string()))?;
+                    oldest.retain(|connection: &AbortHandle| !connection.is_finished());
+                    if oldest.len() >= CONNECTIONS_MAX {
+                        oldest.pop_front().inspect(AbortHandle::abort);
+                    }
+                    let (own, issuer) = (Arc::clone(&self), issuer.clone());
+                    oldest.push_back(connections.spawn(async move {
+                        let issuer = issuer.as_ref().map(|(issuer, is_required)| (issuer.as_str(), *is_required));
+                        tokio::time::timeout(REQUEST_LIMIT, own.handle_request(stream, issuer)).await.ok().flatten()
+                    }));
+                }
+                Some(ended) = connections.join_next() => {
+                    if let Ok(Some(outcome)) = ended {
+                        return outcome;
+                    }
+                }
+            }
+        }
     }
 
     /// Handles one request. Returns `None` if it is not the expected redirect.
@@ -219,6 +240,22 @@ mod tests {
         assert!(response.contains("Signed in"), "{response}");
         assert_eq!(waiting.await.unwrap().unwrap(), "a/b");
         assert!(TcpStream::connect(("127.0.0.1", port)).await.is_err(), "the listener is still open");
+    }
+
+    #[tokio::test]
+    async fn idle_connections_do_not_delay_the_callback() {
+        let loopback = LoopbackListener::bind(&test_identity(), 0, "/callback").await.unwrap();
+        let (port, state) = (loopback.port, loopback.state.clone());
+        let waiting = tokio::spawn(async move { loopback.wait_for_code(None).await });
+        let mut idle = Vec::new();
+        for _ in 0..2 * CONNECTIONS_MAX {
+            idle.push(TcpStream::connect(("127.0.0.1", port)).await.unwrap());
+        }
+        let started_at = std::time::Instant::now();
+        let target = format!("/callback?code=c&state={state}");
+        assert!(send_request(port, &target, &format!("127.0.0.1:{port}")).await.contains("Signed in"));
+        assert_eq!(waiting.await.unwrap().unwrap(), "c");
+        assert!(started_at.elapsed() < REQUEST_LIMIT, "{:?}", started_at.elapsed());
     }
 
     #[test]
