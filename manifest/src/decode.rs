@@ -80,7 +80,7 @@ fn texts(node: &Node, key: &str) -> Vec<Spanned<String>> {
 }
 
 fn template(node: &Node) -> Option<Template> {
-    let scalar = node.as_scalar()?;
+    let scalar = node.as_scalar().filter(|scalar| !scalar.is_null())?;
     Some(template::parse(&scalar.text, node.span, scalar.quoted).0)
 }
 

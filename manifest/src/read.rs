@@ -8,7 +8,7 @@ use crate::check::Checker;
 use crate::codes;
 use crate::decode;
 use crate::diagnostic::{Diagnostic, Severity};
-use crate::layers::{has_append_keys, merge, strip_append_prefixes};
+use crate::layers::{has_append_keys, merge, merge_overlay, strip_append_prefixes};
 use crate::model::{Manifest, Runtime};
 use crate::spec::ROOT;
 use crate::syntax::{self, Comment, Kind, Node, Pair, PreviousParse, ReparseBase};
@@ -170,7 +170,8 @@ impl Reader<'_> {
         let folder = path.rsplit_once('/').map_or("", |(folder, _)| folder);
         let includes: Vec<(String, Span)> = match tree.get("include").map(|pair| &pair.value.kind) {
             Some(Kind::List(items)) => {
-                items.iter().filter_map(|item| Some((item.as_scalar()?.text.clone(), item.span))).collect()
+                let path = |item: &Node| item.as_scalar().filter(|path| !path.is_null()).map(|path| path.text.clone());
+                items.iter().filter_map(|item| Some((path(item)?, item.span))).collect()
             }
             _ => Vec::new(),
         };
@@ -245,10 +246,10 @@ impl ParsedManifest {
         }
         let settings = decode::environment(name, overlay.as_ref());
         if let Some(overlay) = overlay {
-            tree = Cow::Owned(merge(tree.into_owned(), without_settings(overlay)));
+            tree = Cow::Owned(merge_overlay(tree.into_owned(), without_settings(overlay)));
         }
         for set in sets {
-            tree = Cow::Owned(merge(tree.into_owned(), set_layer(set, &mut sources, &mut diagnostics)));
+            tree = Cow::Owned(merge_overlay(tree.into_owned(), set_layer(set, &mut sources, &mut diagnostics)));
         }
         if has_append_keys(&tree) {
             tree = Cow::Owned(strip_append_prefixes(tree.into_owned()));
@@ -274,7 +275,7 @@ impl ParsedManifest {
             return;
         }
         let start = Span { end: tree.span.start, ..tree.span };
-        if tree.get("pdev").is_none() {
+        if tree.get("pdev").is_none_or(|pair| pair.value.is_null()) {
             let message = "the manifest does not say its version";
             let edit = crate::diagnostic::Edit { span: start, text: "pdev: 1\n".into() };
             let missing =
@@ -298,7 +299,8 @@ impl ParsedManifest {
         }
         for item in tree.get("patches").into_iter().flat_map(|pair| list_items(&pair.value)) {
             report_missing_key(item, "target", "a patch", "patches", diagnostics);
-            if item.get("merge").is_none() && item.get("json").is_none() {
+            let has = |key: &str| item.get(key).is_some_and(|pair| !pair.value.is_null());
+            if !has("merge") && !has("json") {
                 report_missing_key(item, "merge", "a patch", "patches", diagnostics);
             }
             if let Some(target) = item.get("target") {

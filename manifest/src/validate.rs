@@ -121,7 +121,7 @@ impl<'a> Validator<'a> {
             Shape::Section(section) => self.validate_section(node, section),
             Shape::List(inner) => match &node.kind {
                 Kind::List(items) => {
-                    self.with_each_item(items, |validator, item| validator.validate_shape(item, inner));
+                    self.with_each_item(items, |validator, item| validator.validate_item(item, inner));
                 }
                 _ => self.report_wrong_type(node, "a list"),
             },
@@ -137,6 +137,17 @@ impl<'a> Validator<'a> {
             },
             Shape::Free => self.validate_nested_templates(node),
             leaf => self.validate_scalar(node, leaf),
+        }
+    }
+
+    /// An empty item would shift the items after it, so it is an error, unlike an empty value of a key.
+    fn validate_item(&mut self, item: &Node, shape: &'static Shape) {
+        if item.is_null() {
+            let message = format!("`{}` must be {}, found nothing", self.current_key("this"), expected_shape(shape));
+            let found = self.report(codes::WRONG_TYPE, item.span, message);
+            found.help = Some("Write a value, or remove the item.".into());
+        } else {
+            self.validate_shape(item, shape);
         }
     }
 

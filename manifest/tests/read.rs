@@ -1,32 +1,13 @@
 //! Tests of the public API: examples decode, half-typed files keep their valid parts, hostile files are rejected.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod memory_files;
+
 use std::collections::BTreeMap;
 
 use manifest::model::{Command, Condition, JobTiming, PortProtocol, Runtime};
-use manifest::{Diagnostic, EffectiveManifest, FileProblem, Files, SetOverride, Severity, read};
-
-struct MemoryFiles(BTreeMap<String, Vec<u8>>);
-
-impl MemoryFiles {
-    fn with_manifest(text: &str) -> Self {
-        Self(BTreeMap::from([("pdev.yaml".to_owned(), text.as_bytes().to_vec())]))
-    }
-}
-
-impl Files for MemoryFiles {
-    fn read(&self, path: &str) -> Result<Vec<u8>, FileProblem> {
-        self.0.get(path).cloned().ok_or(FileProblem::Missing)
-    }
-
-    fn list(&self, _: &str) -> Result<Vec<(String, bool)>, FileProblem> {
-        Err(FileProblem::Missing)
-    }
-}
-
-fn read_and_select(text: &str) -> EffectiveManifest {
-    read("pdev.yaml", &MemoryFiles::with_manifest(text)).select(None, &[])
-}
+use manifest::{Diagnostic, SetOverride, Severity, read};
+use memory_files::{MemoryFiles, read_and_select};
 
 fn corpus() -> Vec<(String, String)> {
     let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus");
@@ -255,7 +236,7 @@ fn twenty_thousand_lines_read_within_three_seconds() {
             "  s{n}:\n    image: example/service:{n}\n    port: 8080\n    health: /healthz\n    env:\n      A: \"${{env.HOME:-x}}\"\n      B: two\n      C: three\n    size: {{ cpu: 250m, memory: 256Mi }}\n    routes: [\"/r{n}\"]\n"
         ));
     }
-    let files = MemoryFiles::with_manifest(&text);
+    let files = MemoryFiles::new(&[("pdev.yaml", &text)]);
     let started = std::time::Instant::now();
     let selected = read("pdev.yaml", &files).select(None, &[]);
     let elapsed = started.elapsed();
