@@ -16,7 +16,8 @@ pub fn markdown() -> String {
          the key. An empty item of a list is an error. A name without settings, as in `secrets: { token: }`, is declared.\n\n\
          Placeholders: `${resources.NAME.OUTPUT}`, `${services.NAME.FIELD}`, `${secrets.NAME.path}`, `${vars.NAME}`, `${env.NAME}`\n\
          (short: `${NAME}`), `${app.name}`, `${preview.branch}`, `${git.commit}`; `${x:-default}`; `$$` is a dollar sign. A\n\
-         placeholder that cannot be resolved is an error at its position.\n",
+         default may contain placeholders, as in `${A:-${B:-localhost}}`. A placeholder that cannot be resolved is an error at\n\
+         its position, also in a default that is not used.\n",
     );
     let mut visited = BTreeSet::new();
     let mut pending = vec![&ROOT];

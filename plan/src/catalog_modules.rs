@@ -78,7 +78,12 @@ fn resolve_vars_only(manifest: &Manifest, template: &Template) -> Option<String>
     let part_text = |part: &Part| match part {
         Part::Text(text) => Some(text.clone()),
         Part::Reference(reference) if reference.scope == Scope::Vars => {
-            manifest.vars.get(&reference.path[0])?.value.as_literal()
+            // A default that cannot be resolved is an error even if the variable exists.
+            let default = match &reference.default {
+                Some(default) => Some(resolve_vars_only(manifest, default)?),
+                None => None,
+            };
+            manifest.vars.get(&reference.path[0]).map_or(default, |variable| variable.value.as_literal())
         }
         Part::Reference(_) => None,
     };

@@ -35,7 +35,8 @@ fn literal(value: &str) -> Spanned<Template> {
 
 fn placeholder(scope: Scope, path: &[&str], default: Option<&str>) -> Spanned<Template> {
     let path = path.iter().map(|part| (*part).to_owned()).collect();
-    let part = Part::Reference(Reference { scope, path, default: default.map(str::to_owned), span: Span::default() });
+    let part =
+        Part::Reference(Reference { scope, path, default: default.map(Template::literal), span: Span::default() });
     spanned(Template { parts: vec![part] })
 }
 

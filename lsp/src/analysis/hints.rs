@@ -115,7 +115,9 @@ fn resolve_reference(context: &HintContext<'_>, reference: &Reference, depth: u8
         (Scope::Preview, ["environment"]) => Some(context.environment.to_owned()),
         (Scope::Preview, [field]) => context.running_values.get(&format!("preview.{field}")).cloned(),
         // The default is valid only if the variable is not set. The value of a set variable may be secret.
-        (Scope::Env, [name]) if context.variables.get(*name).is_none_or(String::is_empty) => reference.default.clone(),
+        (Scope::Env, [name]) if context.variables.get(*name).is_none_or(String::is_empty) => {
+            resolve_template(context, reference.default.as_ref()?, depth.checked_sub(1)?)
+        }
         _ => None,
     };
     value.filter(|text| !text.is_empty())

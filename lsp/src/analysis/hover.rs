@@ -69,12 +69,18 @@ pub fn placeholder_at(context: &HoverContext<'_>, node_path: &NodePath<'_>, offs
 pub fn reference_at(text: &str, span: Span, offset: usize) -> Option<Reference> {
     let raw = text.get(span.range())?;
     let (template, _) = template::parse(raw, span, false);
-    template.references().find(|reference| tree::touches(reference.span, offset)).cloned()
+    let mut found = template.outer_references().find(|reference| tree::touches(reference.span, offset))?;
+    // In a default, the innermost placeholder counts.
+    let is_inside = |reference: &&Reference| tree::touches(reference.span, offset);
+    while let Some(inner) = found.default.as_ref().and_then(|default| default.outer_references().find(is_inside)) {
+        found = inner;
+    }
+    Some(found.clone())
 }
 
 fn describe_reference(context: &HoverContext<'_>, reference: &Reference) -> String {
     let manifest = &context.loaded.manifest;
-    let mut parts = vec![scope_name(reference.scope)];
+    let mut parts = vec![reference.scope.name()];
     parts.extend(reference.path.iter().map(String::as_str));
     let mut text = format!("`${{{}}}`", parts.join("."));
     if let Some((last, before)) = parts.split_last() {
@@ -99,12 +105,6 @@ fn describe_reference(context: &HoverContext<'_>, reference: &Reference) -> Stri
         text.push_str(&format!("\n\nDefault: `{default}`"));
     }
     text
-}
-
-/// The first part of a placeholder, such as `services`.
-#[must_use]
-pub fn scope_name(scope: Scope) -> &'static str {
-    Scope::ALL.iter().find(|(_, candidate)| *candidate == scope).map_or("", |(name, _)| name)
 }
 
 /// Describes values that are names: of a module, a rule or a unit.

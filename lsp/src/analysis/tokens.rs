@@ -113,7 +113,7 @@ impl<'a> TokenCollector<'a, '_> {
         if scalar.text.contains("${") {
             let raw = self.text.get(range).unwrap_or_default();
             let (template, _) = template::parse(raw, node.span, false);
-            let spans: Vec<_> = template.references().map(|reference| reference.span.range()).collect();
+            let spans: Vec<_> = template.outer_references().map(|reference| reference.span.range()).collect();
             return spans.into_iter().for_each(|span| self.add(span, TokenKind::Variable));
         }
         match scalar.value {

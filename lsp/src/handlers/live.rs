@@ -11,7 +11,7 @@ use tower_lsp::ls_types::*;
 
 use super::code_actions::RequestedKinds;
 use super::identities;
-use crate::analysis::hover::{reference_at, scope_name};
+use crate::analysis::hover::reference_at;
 use crate::analysis::{references, tree};
 use crate::check::Analysis;
 use crate::client_capabilities::{ClientCapabilities, ClientCommand};
@@ -302,7 +302,7 @@ impl LiveContext<'_> {
         if let Some(node) = node_path.node().filter(|node| !node_path.is_on_key && node.as_scalar().is_some()) {
             let reference = reference_at(self.snapshot.text.as_str(), node.span, offset);
             let value = reference.and_then(|reference| {
-                let scope = scope_name(reference.scope);
+                let scope = reference.scope.name();
                 self.running_values().remove(&format!("{scope}.{}", reference.path.join(".")))
             });
             if let Some(value) = value {

@@ -112,6 +112,7 @@ pub(super) struct ReferenceResolver<'w, 'a> {
     pub(super) diagnostics: &'w mut Vec<Diagnostic>,
     /// Variables that are being resolved, to detect cycles.
     vars_in_progress: Vec<String>,
+    is_in_unused_default: bool,
 }
 
 impl<'a> ResolveContext<'a> {
@@ -201,7 +202,14 @@ impl<'w, 'a> ReferenceResolver<'w, 'a> {
         consumer: Consumer<'w>,
         diagnostics: &'w mut Vec<Diagnostic>,
     ) -> Self {
-        Self { context, consumer, references: References::default(), diagnostics, vars_in_progress: Vec::new() }
+        Self {
+            context,
+            consumer,
+            references: References::default(),
+            diagnostics,
+            vars_in_progress: Vec::new(),
+            is_in_unused_default: false,
+        }
     }
 
     /// `path` is the path of the text in the manifest, for diagnostics.
@@ -231,13 +239,31 @@ impl<'w, 'a> ReferenceResolver<'w, 'a> {
             _ => Err(ReferenceError::invalid_form(reference)),
         };
         match (result, &reference.default) {
-            (Ok(value), _) => value,
-            (Err(_), Some(default)) => ResolvedText::literal(default),
+            (Ok(value), None) => value,
+            (Ok(value), Some(default)) => {
+                self.check_unused_default(default, path);
+                value
+            }
+            (Err(_), Some(default)) => self.resolve_template(default, path),
+            (Err(problem), None) if self.is_in_unused_default && problem.is_about_machine => ResolvedText::default(),
             (Err(problem), None) => {
                 self.diagnostics.push(problem.into_diagnostic(reference).at_path(path.to_string()));
                 ResolvedText::default()
             }
         }
+    }
+
+    /// Reports mistakes in a default that is not used now. Its references create no needs, and what only this machine
+    /// lacks (a variable, a commit) is no mistake.
+    fn check_unused_default(&mut self, default: &Template, path: &dyn Display) {
+        if default.outer_references().next().is_none() {
+            return;
+        }
+        let references = self.references.clone();
+        let was_unused = std::mem::replace(&mut self.is_in_unused_default, true);
+        self.resolve_template(default, path);
+        self.is_in_unused_default = was_unused;
+        self.references = references;
     }
 
     fn resolve_resource(&mut self, name: &str, field: &str) -> Result<ResolvedText, ReferenceError> {
@@ -337,7 +363,7 @@ impl<'w, 'a> ReferenceResolver<'w, 'a> {
         {
             return Ok(ResolvedText::literal(value));
         }
-        let mut problem = ReferenceError::new(format!("`{name}` is not set in your environment"));
+        let mut problem = ReferenceError::about_machine(format!("`{name}` is not set in your environment"));
         problem.code = codes::ENVIRONMENT_VARIABLE_MISSING;
         problem.help = Some(format!("Set it, or give a default: `${{env.{name}:-...}}`."));
         Err(problem)
@@ -384,7 +410,7 @@ impl<'w, 'a> ReferenceResolver<'w, 'a> {
             "commit" => &git.commit,
             _ => return Err(ReferenceError::unknown("field", field, ["branch", "commit"])),
         };
-        let missing = || ReferenceError::new(format!("there is no git {field} here"));
+        let missing = || ReferenceError::about_machine(format!("there is no git {field} here"));
         value.as_ref().map(ResolvedText::literal).ok_or_else(missing)
     }
 }
@@ -403,11 +429,24 @@ struct ReferenceError {
     help: Option<String>,
     nearest: Option<String>,
     unknown_part: String,
+    /// The manifest is right, but this machine lacks the value.
+    is_about_machine: bool,
 }
 
 impl ReferenceError {
     fn new(message: String) -> Self {
-        Self { code: codes::UNRESOLVED, message, help: None, nearest: None, unknown_part: String::new() }
+        Self {
+            code: codes::UNRESOLVED,
+            message,
+            help: None,
+            nearest: None,
+            unknown_part: String::new(),
+            is_about_machine: false,
+        }
+    }
+
+    fn about_machine(message: String) -> Self {
+        Self { is_about_machine: true, ..Self::new(message) }
     }
 
     fn invalid_form(reference: &Reference) -> Self {
@@ -458,7 +497,7 @@ impl ReferenceError {
                 .iter()
                 .map(|part| if *part == self.unknown_part { nearest.as_str() } else { part })
                 .collect();
-            let text = format!("${{{}.{}}}", scope_name(reference.scope), path.join("."));
+            let text = format!("${{{}.{}}}", reference.scope.name(), path.join("."));
             let edit = manifest::diagnostic::Edit { span: reference.span, text };
             diagnostic = diagnostic.fix(format!("change `{}` to `{nearest}`", self.unknown_part), true, vec![edit]);
         }
@@ -478,18 +517,4 @@ fn declaration_help(kind: &str, name: &str) -> Option<String> {
         "port" => format!("Declare it below the service's `ports`: `{name}: NUMBER`."),
         _ => return None,
     })
-}
-
-fn scope_name(scope: Scope) -> &'static str {
-    match scope {
-        Scope::Resources => "resources",
-        Scope::Services => "services",
-        Scope::Secrets => "secrets",
-        Scope::Identities => "identities",
-        Scope::Vars => "vars",
-        Scope::Env => "env",
-        Scope::App => "app",
-        Scope::Preview => "preview",
-        Scope::Git => "git",
-    }
 }
