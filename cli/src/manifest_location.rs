@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use strings::nearest;
+
 use crate::exit::{Failure, NOT_FOUND};
 
 pub(crate) const MANIFEST_FILE: &str = "pdev.yaml";
@@ -23,16 +25,35 @@ pub(crate) fn find(start: &Path, path: Option<&Path>) -> Result<ManifestLocation
         return find_above(&folder).ok_or_else(|| no_manifest_failure(&folder));
     }
     if !path.exists() {
-        let hint = match argument.components().count() {
-            1 => format!("To start only one service, run `pdev up --service {}`.", argument.display()),
-            _ => "Pass the folder of a `pdev.yaml`, or the file itself.".to_owned(),
-        };
-        return Err(
-            Failure::new(NOT_FOUND, "no_manifest", format!("no file or folder `{}`", argument.display())).hint(hint)
-        );
+        let failure = Failure::new(NOT_FOUND, "no_manifest", format!("no file or folder `{}`", argument.display()));
+        return Err(failure.hint(missing_path_hint(&path, argument)));
     }
     let file = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     Ok(ManifestLocation { folder: absolute(path.parent().unwrap_or(start))?, file })
+}
+
+/// Like [`find`], for `pdev up`, where a missing path may be meant as the name of a service.
+pub(crate) fn find_for_up(start: &Path, path: Option<&Path>) -> Result<ManifestLocation, Failure> {
+    let name = path.and_then(Path::to_str).filter(|name| is_unit_name(name) && !start.join(name).exists());
+    find(start, path).map_err(|failure| match name {
+        Some(name) => failure.hint(format!("To start only one service, run `pdev up --service {name}`.")),
+        None => failure,
+    })
+}
+
+fn is_unit_name(text: &str) -> bool {
+    text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
+}
+
+/// Names a similar file or folder beside the missing one, if there is one.
+fn missing_path_hint(path: &Path, argument: &Path) -> String {
+    let siblings = path.parent().and_then(|folder| std::fs::read_dir(folder).ok()).into_iter().flatten().flatten();
+    let siblings: Vec<String> = siblings.filter_map(|entry| entry.file_name().into_string().ok()).collect();
+    let name = path.file_name().and_then(std::ffi::OsStr::to_str).unwrap_or_default();
+    match nearest(name, siblings.iter().map(String::as_str)) {
+        Some(near) => format!("Did you mean `{}`?", argument.with_file_name(near).display()),
+        None => "Pass the folder of a `pdev.yaml`, or the file itself.".to_owned(),
+    }
 }
 
 pub(crate) fn find_above(start: &Path) -> Option<ManifestLocation> {
@@ -119,6 +140,17 @@ mod tests {
         assert_eq!(find(&deep, None).unwrap(), location("pdev.yaml"));
         assert_eq!(find(&root, Some(Path::new("a"))).unwrap(), location("pdev.yaml"));
         assert_eq!(find(&deep, Some(Path::new("../../other.yaml"))).unwrap(), location("other.yaml"));
-        assert!(find(&root, Some(Path::new("web"))).unwrap_err().problem.hint.unwrap().contains("--service web"));
+        let hint = |found: Result<ManifestLocation, Failure>| found.unwrap_err().problem.hint.unwrap();
+        let (web, nope) = (Some(Path::new("web")), Some(Path::new("nope.yaml")));
+        assert!(hint(find_for_up(&root, web)).contains("--service web"));
+        for missing in [
+            find(&root, web),
+            find(&root, nope),
+            find_for_up(&root, nope),
+            find_for_up(&root, Some(Path::new("b/web"))),
+        ] {
+            assert_eq!(hint(missing), "Pass the folder of a `pdev.yaml`, or the file itself.");
+        }
+        assert_eq!(hint(find(&root, Some(Path::new("a/../othr.yaml")))), "Did you mean `a/../other.yaml`?");
     }
 }

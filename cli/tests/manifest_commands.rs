@@ -128,6 +128,36 @@ fn explain_shows_codes_and_fields() {
 }
 
 #[test]
+fn explain_shows_no_value_that_only_up_chooses() {
+    let folder = manifest_folder(
+        "pdev: 1\napp: shop\nservices:\n  web:\n    port: 80\n    process: { command: [serve, \"${services.web.port}\", \
+         \"${services.fixed.port}\"] }\n    env: { API: \"${services.web.internal_url}/x\" }\n  fixed: { port: { port: 80, \
+         host: 20100 }, process: [x] }\nresources: { cache: redis }\n",
+    );
+    let value = |field: &str| {
+        let output = run(folder.path(), &["explain", field, "--runtime", "process", "--json"]).json();
+        output["here"][0]["value"].clone()
+    };
+    assert_eq!(value("services.web.ports.main.host"), "chosen at up");
+    assert_eq!(value("services.web.env.PORT"), "chosen at up");
+    assert_eq!(value("services.web.env.API"), "http://127.0.0.1:(chosen at up)/x");
+    assert_eq!(value("services.web.process.argv"), serde_json::json!(["serve", "chosen at up", "20100"]));
+    assert_eq!(value("services.fixed.ports.main.host"), 20_100);
+    let arguments = value("resources.cache.process.argv").to_string();
+    assert!(arguments.contains("chosen at up") && !arguments.contains("{port"), "{arguments}");
+}
+
+#[test]
+fn missing_manifest_is_not_mistaken_for_a_service() {
+    let folder = manifest_folder(VALID_MANIFEST);
+    let output = run(folder.path(), &["check", "nope.yaml"]);
+    assert_eq!(output.code, Some(4), "{}", output.stderr);
+    assert!(output.stderr.contains("Pass the folder") && !output.stderr.contains("--service"), "{}", output.stderr);
+    let output = run(folder.path(), &["check", "pdev.yml"]);
+    assert!(output.stderr.contains("Did you mean `pdev.yaml`?"), "{}", output.stderr);
+}
+
+#[test]
 fn module_list_and_info_show_modules() {
     let folder = manifest_folder(VALID_MANIFEST);
     let output = run(folder.path(), &["module", "list"]);

@@ -205,11 +205,12 @@ fn process(node: &Node) -> Process {
 }
 
 fn build(node: &Node) -> Build {
-    let manifest_folder = Spanned::new(".".to_owned(), node.span);
+    // Replaced by the folder of the file, which only the caller knows.
+    let default_context = Spanned::new(String::new(), node.span);
     match &node.kind {
         Kind::Map(_) => Build {
             span: node.span,
-            context: text(node, "context").unwrap_or(manifest_folder),
+            context: text(node, "context").unwrap_or(default_context),
             dockerfile: text(node, "dockerfile"),
             target: text(node, "target"),
             args: env_map(node, "args"),
@@ -217,7 +218,7 @@ fn build(node: &Node) -> Build {
         },
         _ => Build {
             span: node.span,
-            context: scalar_text(node).unwrap_or(manifest_folder),
+            context: scalar_text(node).unwrap_or(default_context),
             dockerfile: None,
             target: None,
             args: Map::default(),

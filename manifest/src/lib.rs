@@ -12,6 +12,7 @@ pub mod diagnostic;
 pub mod fix;
 pub mod layers;
 pub mod model;
+mod paths;
 pub mod quantities;
 mod read;
 pub mod reference_page;

@@ -10,6 +10,7 @@ use crate::decode;
 use crate::diagnostic::{Diagnostic, Severity};
 use crate::layers::{has_append_keys, merge, merge_overlay, strip_append_prefixes};
 use crate::model::{Manifest, Runtime};
+use crate::paths::{self, normalise_path};
 use crate::spec::ROOT;
 use crate::syntax::{self, Comment, Kind, Node, Pair, PreviousParse, ReparseBase};
 use crate::text::{FileId, FileProblem, Files, Sources, Span, Spanned};
@@ -142,9 +143,12 @@ impl Reader<'_> {
         let parsed = syntax::parse_incremental(&text, file, previous);
         self.result.diagnostics.extend(parsed.diagnostics);
         self.result.comments.extend(parsed.comments);
-        let tree = parsed.root;
+        let mut tree = parsed.root;
         if let Some(tree) = &tree {
             Validator::new(&mut self.result.diagnostics).validate_section(tree, &ROOT);
+        }
+        if let Some(tree) = tree.as_mut().filter(|_| file != FileId(0)) {
+            paths::relocate(tree, paths::parent_folder(path));
         }
         if file == FileId(0) {
             self.result.reparse_base = parsed.reparse_base;
@@ -167,7 +171,7 @@ impl Reader<'_> {
 
     fn merge_includes(&mut self, path: &str, tree: Option<Node>) -> Option<Node> {
         let tree = tree?;
-        let folder = path.rsplit_once('/').map_or("", |(folder, _)| folder);
+        let folder = paths::parent_folder(path);
         let includes: Vec<(String, Span)> = match tree.get("include").map(|pair| &pair.value.kind) {
             Some(Kind::List(items)) => {
                 let path = |item: &Node| item.as_scalar().filter(|path| !path.is_null()).map(|path| path.text.clone());
@@ -217,19 +221,6 @@ impl Reader<'_> {
     }
 }
 
-/// Turns `a/./b/../c` into `a/c`; a leading `..` (above the manifest's folder) remains.
-fn normalise_path(path: &str) -> String {
-    let mut parts: Vec<&str> = Vec::new();
-    for part in path.split('/') {
-        match part {
-            "" | "." => {}
-            ".." if parts.last().is_some_and(|last| *last != "..") => drop(parts.pop()),
-            part => parts.push(part),
-        }
-    }
-    parts.join("/")
-}
-
 impl ParsedManifest {
     /// The effective manifest of an environment (`local` by default), with the `--set` overrides on top.
     #[must_use]
@@ -256,6 +247,7 @@ impl ParsedManifest {
         }
         let mut manifest = decode::manifest(&tree);
         manifest.environment = settings;
+        paths::set_default_contexts(&mut manifest, &sources);
         self.check_required_keys(&tree, &manifest, &mut diagnostics);
         let mut checker = Checker { manifest: &manifest, diagnostics };
         checker.run();

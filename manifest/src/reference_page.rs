@@ -12,7 +12,7 @@ pub fn markdown() -> String {
         "# The manifest: `pdev.yaml`\n\nGenerated from the code (`manifest/src/spec.rs`); `pdev schema` prints the same as JSON Schema.\n\n\
          A manifest is one YAML 1.2 document in UTF-8. Unknown keys are errors; custom keys begin with `x-`. Layers, from lowest to\n\
          highest: includes, the file that includes them, the environment, `--set path=value`. Maps merge, scalars and lists replace,\n\
-         `+key` appends to a list. An empty value (`null`, `~`) acts as if its key were not written; in a higher layer it removes\n\
+         `+key` appends to a list. Paths are relative to the file that contains them. An empty value (`null`, `~`) acts as if its key were not written; in a higher layer it removes\n\
          the key. An empty item of a list is an error. A name without settings, as in `secrets: { token: }`, is declared.\n\n\
          Placeholders: `${resources.NAME.OUTPUT}`, `${services.NAME.FIELD}`, `${secrets.NAME.path}`, `${vars.NAME}`, `${env.NAME}`\n\
          (short: `${NAME}`), `${app.name}`, `${preview.branch}`, `${git.commit}`; `${x:-default}`; `$$` is a dollar sign. A\n\
@@ -64,6 +64,8 @@ fn collect_sections(shape: &'static Shape, sections: &mut Vec<&'static Section>)
 fn describe_shape(shape: &Shape) -> String {
     match shape {
         Shape::Text => "text".into(),
+        Shape::Path => "path".into(),
+        Shape::Module => "module".into(),
         Shape::Template => "text with placeholders".into(),
         Shape::Bool => "`true`, `false`".into(),
         Shape::Integer { min, max } if *min == i64::MIN || *max == i64::MAX => "whole number".into(),

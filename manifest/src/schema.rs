@@ -60,7 +60,9 @@ fn nullable(schema: Value) -> Value {
 
 fn shape_schema(shape: &'static Shape, defs: &mut Map<String, Value>) -> Value {
     match shape {
-        Shape::Text | Shape::Template => json!({ "type": ["string", "number", "boolean"] }),
+        Shape::Text | Shape::Template | Shape::Path | Shape::Module => {
+            json!({ "type": ["string", "number", "boolean"] })
+        }
         Shape::Bool => json!({ "type": "boolean" }),
         Shape::Integer { min, max } if *min == i64::MIN || *max == i64::MAX => json!({ "type": "integer" }),
         Shape::Integer { min, max } => json!({ "type": "integer", "minimum": min, "maximum": max }),

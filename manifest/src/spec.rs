@@ -24,6 +24,10 @@ pub enum Shape {
     Text,
     /// Text with `${...}`.
     Template,
+    /// A file or folder, or a pattern of them, relative to the file that contains it.
+    Path,
+    /// A module: its name, or its folder as a [`Shape::Path`] that begins with `./` or `../`.
+    Module,
     Bool,
     Integer {
         min: i64,
@@ -48,7 +52,10 @@ pub enum Shape {
     Free,
 }
 
-use Shape::{Any, Bool, Bytes, Choice, Cpu, Date, Duration, Free, Integer, List, Map, Section as In, Template, Text};
+use Shape::{
+    Any, Bool, Bytes, Choice, Cpu, Date, Duration, Free, Integer, List, Map, Module, Path, Section as In, Template,
+    Text,
+};
 
 const fn key(name: &'static str, shape: Shape, doc: &'static str, default: &'static str) -> Key {
     Key { name, shape, doc, default }
@@ -56,6 +63,7 @@ const fn key(name: &'static str, shape: Shape, doc: &'static str, default: &'sta
 
 const PORT_NUMBER: Shape = Integer { min: 1, max: 65535 };
 const TEXTS: Shape = List(&Text);
+const PATHS: Shape = List(&Path);
 const COMMAND: Shape = Any(&[List(&Template), Template]);
 const NEEDS: Shape = Any(&[Map(&Choice(&["started", "healthy", "completed"])), TEXTS]);
 const ENV_MAP: Shape = Map(&Any(&[Template, Integer { min: i64::MIN, max: i64::MAX }, Bool]));
@@ -72,7 +80,7 @@ pub static ROOT: Section = Section {
         key("jobs", Map(&In(&JOB)), "Programs that run to completion, such as migrations and seeds.", ""),
         key(
             "resources",
-            Map(&Any(&[In(&RESOURCE), Text])),
+            Map(&Any(&[In(&RESOURCE), Module])),
             "Databases, queues and similar units, each created from a module.",
             "",
         ),
@@ -111,7 +119,7 @@ pub static APP: Section = Section {
             "",
         ),
         key("owner", Text, "The team or person responsible for the application.", ""),
-        key("docs", Text, "Location of its documentation: a folder or a URL.", ""),
+        key("docs", Path, "Location of its documentation: a folder or a URL.", ""),
         key(
             "default",
             Text,
@@ -127,11 +135,11 @@ pub static SERVICE: Section =
 macro_rules! service_keys {
     ($($extra:expr),* $(,)?) => {
         &[
-            key("build", Any(&[In(&BUILD), Text]), "The folder that contains the Dockerfile, or a map with more settings.", ""),
+            key("build", Any(&[In(&BUILD), Path]), "The folder that contains the Dockerfile, or a map with more settings.", ""),
             key("image", Template, "An existing image to run.", ""),
             key("command", COMMAND, "The program to run: a list of arguments, or a line for `/bin/sh -c`.", "the image's command"),
             key("entrypoint", COMMAND, "Replaces the image's entrypoint.", "the image's entrypoint"),
-            key("dir", Text, "Working directory: inside the container, or relative to this file for a process.", ""),
+            key("dir", Path, "Working directory: inside the container, or relative to this file for a process.", ""),
             key("process", Any(&[In(&PROCESS), COMMAND]), "How it runs as a plain local process.", "`command`, if there is no image or build"),
             key("runtime", Choice(&["docker", "process", "kubernetes"]), "The runtime of this unit.", "the environment's runtime"),
             key("port", Any(&[In(&PORT), PORT_NUMBER]), "The port that the program listens on; short for one entry `main` in `ports`.", ""),
@@ -170,7 +178,7 @@ pub static JOB: Section = Section {
             "When it runs: before the services that need it, after all services are healthy, or only with `pdev run`.",
             "before"
         ),
-        key("inputs", TEXTS, "Files whose change makes a finished job run again; `*` and `**` are allowed.", ""),
+        key("inputs", PATHS, "Files whose change makes a finished job run again; `*` and `**` are allowed.", ""),
         key("timeout", Duration, "Limit of its run time.", "1h"),
     ),
 };
@@ -182,7 +190,7 @@ pub static PROCESS: Section = Section {
         key("command", COMMAND, "A list of arguments, or a line for `/bin/sh -c`.", "the service's `command`"),
         key(
             "dir",
-            Text,
+            Path,
             "Working directory, relative to this file.",
             "the folder of `build`, else the folder of this file",
         ),
@@ -192,7 +200,7 @@ pub static PROCESS: Section = Section {
             "A command that runs to completion before the first start, and again when `inputs` change.",
             "",
         ),
-        key("inputs", TEXTS, "Files that `build` reads.", ""),
+        key("inputs", PATHS, "Files that `build` reads.", ""),
         key("env", ENV_MAP, "Additional environment variables, for the process only.", ""),
         key("user", Text, "The user to run as if pdev itself runs as root.", ""),
     ],
@@ -202,7 +210,7 @@ pub static BUILD: Section = Section {
     name: "build",
     doc: "An image built from a folder. pdev skips the build while its inputs are unchanged.",
     keys: &[
-        key("context", Text, "The build context, relative to this file.", "."),
+        key("context", Path, "The build context, relative to this file.", "."),
         key("dockerfile", Text, "Path of the Dockerfile, relative to the context.", "Dockerfile"),
         key("target", Text, "The stage of the Dockerfile to build.", "the last stage"),
         key("args", ENV_MAP, "Build arguments. They remain in the image, so they must not contain secrets.", ""),
@@ -296,7 +304,7 @@ pub static VOLUME: Section = Section {
     doc: "A folder inside the container: a named volume, a folder of the project, or memory.",
     keys: &[
         key("target", Text, "Absolute path inside the container.", ""),
-        key("path", Text, "A folder or file of the project to mount, relative to this file.", ""),
+        key("path", Path, "A folder or file of the project to mount, relative to this file.", ""),
         key(
             "tmpfs",
             Any(&[Bool, Bytes]),
@@ -344,7 +352,7 @@ pub static WATCH: Section = Section {
     name: "watch",
     doc: "Actions on file changes. This version validates them but does not run them yet.",
     keys: &[
-        key("path", Text, "The file or folder to watch, relative to this file.", ""),
+        key("path", Path, "The file or folder to watch, relative to this file.", ""),
         key(
             "action",
             Choice(&["rebuild", "sync", "restart", "sync+restart", "sync+exec"]),
@@ -380,7 +388,7 @@ pub static RESOURCE: Section = Section {
     name: "resource",
     doc: "A unit created from a module, such as a database or a queue.",
     keys: &[
-        key("uses", Text, "The module: `postgres@16`, `./modules/nats`.", ""),
+        key("uses", Module, "The module: `postgres@16`, `./modules/nats`.", ""),
         key("with", Free, "The module's inputs; `pdev module info NAME` lists them.", "the default of each input"),
         key(
             "runtime",
@@ -433,7 +441,7 @@ pub static ENVIRONMENT: Section = Section {
         key("vars", Map(&Template), "Overrides of the section.", ""),
         key("services", Map(&In(&SERVICE)), "Overrides of the section.", ""),
         key("jobs", Map(&In(&JOB)), "Overrides of the section.", ""),
-        key("resources", Map(&Any(&[In(&RESOURCE), Text])), "Overrides of the section.", ""),
+        key("resources", Map(&Any(&[In(&RESOURCE), Module])), "Overrides of the section.", ""),
         key("secrets", Map(&Any(&[In(&SECRET), Text])), "Overrides of the section.", ""),
         key("identities", Map(&Any(&[In(&IDENTITY), Text])), "Overrides of the section.", ""),
         key("guardrails", In(&GUARDRAILS), "Overrides of the section.", ""),

@@ -288,7 +288,7 @@ fn accepts_list(shape: &Shape) -> bool {
 }
 
 /// Whether a node has the outer form of a shape. `validate_shape` checks the contents afterwards.
-fn matches_shape(node: &Node, shape: &Shape) -> bool {
+pub(crate) fn matches_shape(node: &Node, shape: &Shape) -> bool {
     match shape {
         Shape::Section(_) | Shape::Map(_) => matches!(node.kind, Kind::Map(_)),
         Shape::List(_) => matches!(node.kind, Kind::List(_)),
@@ -302,7 +302,7 @@ fn matches_shape(node: &Node, shape: &Shape) -> bool {
 
 fn expected_shape(shape: &Shape) -> String {
     match shape {
-        Shape::Text | Shape::Template => "text".into(),
+        Shape::Text | Shape::Template | Shape::Path | Shape::Module => "text".into(),
         Shape::Bool => "true or false".into(),
         Shape::Integer { min, max } if *min == i64::MIN || *max == i64::MAX => "a whole number".into(),
         Shape::Integer { min, max } => format!("a whole number between {min} and {max}"),

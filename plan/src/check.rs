@@ -14,7 +14,7 @@ use crate::broken_units::BrokenUnits;
 use crate::load::{LoadOptions, LoadedManifest, load_incremental};
 use crate::resolve::{
     Findings, FindingsCache, Git, ResolveInputs, ResolvedApplication, UnitOffsets, collect_findings,
-    compute_unit_offsets, required_ports, resolve, resolve_selected, runtime_dependent_units,
+    compute_unit_offsets, required_ports, resolve_selected, runtime_dependent_units,
 };
 
 /// Everything except the files that affects the result.
@@ -127,18 +127,8 @@ fn is_in_units(units: &BTreeSet<String>, path: &str) -> bool {
     units.contains(unit)
 }
 
-/// Resolves the application with placeholder values for everything that only the agent can assign.
-#[must_use]
-pub fn resolve_without_agent(
-    loaded: &LoadedManifest,
-    options: &CheckOptions,
-    runtime: RuntimeKind,
-) -> ResolvedApplication {
-    resolve(loaded, &inputs_without_agent(loaded, options, runtime))
-}
-
-/// Like [`resolve_without_agent`], to show it to the user: what only `up` decides reads [`CHOSEN_AT_UP`]. To find it,
-/// this resolves twice with different placeholder values. `unit` (`services.api`) limits it to one unit, which is fast
+/// Resolves the application to show it to the user: what only `up` decides reads [`CHOSEN_AT_UP`]. To find it, this
+/// resolves twice with different placeholder values. `unit` (`services.api`) limits it to one unit, which is fast
 /// even in a long manifest; hover needs that.
 ///
 /// [`CHOSEN_AT_UP`]: crate::origin::CHOSEN_AT_UP

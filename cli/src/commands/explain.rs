@@ -2,7 +2,7 @@
 
 use manifest::Sources;
 use plan::application::RuntimeKind;
-use plan::check::resolve_without_agent;
+use plan::check::resolve_known_values;
 use plan::explain::{ExplainResult, Explanation, describe_origin, explain};
 use serde_json::json;
 use strings::nearest;
@@ -133,7 +133,7 @@ fn resolve_field(path: &str, checked: &CheckedManifest, arguments: &Arguments) -
     let runtime = chosen.unwrap_or_else(RuntimeKind::preferred);
     let loaded = &checked.loaded;
     let options = manifest_options(arguments).to_check_options().ok()?;
-    loaded.is_usable().then(|| explain(&resolve_without_agent(loaded, &options, runtime), path))
+    loaded.is_usable().then(|| explain(&resolve_known_values(loaded, &options, runtime, None), path))
 }
 
 fn origins(explanation: &Explanation, sources: &Sources) -> Vec<String> {

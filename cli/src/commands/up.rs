@@ -85,7 +85,7 @@ impl UpOptions {
         self,
         context: &Context,
     ) -> Result<(UpRequest, manifest_check::CheckedManifest), Failure> {
-        let location = manifest_location::find(&context.folder, self.folder.as_deref())?;
+        let location = manifest_location::find_for_up(&context.folder, self.folder.as_deref())?;
         let options = ManifestOptions {
             environment: self.environment.as_deref(),
             sets: &self.sets,

@@ -99,7 +99,7 @@ fn collect_sections(shape: &'static Shape, found: &mut Vec<&'static Section>) {
 #[must_use]
 pub fn describe_shape(shape: &Shape) -> String {
     match shape {
-        Shape::Text => "text".into(),
+        Shape::Text | Shape::Path | Shape::Module => "text".into(),
         Shape::Template => "text with placeholders".into(),
         Shape::Bool => "true or false".into(),
         Shape::Integer { min, max } if *min == i64::MIN || *max == i64::MAX => "whole number".into(),

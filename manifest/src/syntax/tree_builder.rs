@@ -7,7 +7,7 @@ use granit_parser::{Event, Parser, ScalarStyle, ScanError};
 use super::scalar::Scalar;
 use super::tree::{Comment, Kind, Node, Pair};
 use crate::codes;
-use crate::diagnostic::{Diagnostic, Severity};
+use crate::diagnostic::{Diagnostic, Edit, Severity};
 use crate::text::{FileId, Span, Spanned};
 
 /// Limit of the nodes that aliases add: a file of a few lines must not expand to gigabytes.
@@ -39,6 +39,7 @@ pub(super) fn build_tree(text: &str, file: FileId) -> BuiltTree {
         open_collections: Vec::new(),
         root: None,
         anchors: HashMap::new(),
+        anchor_names: Vec::new(),
         alias_nodes: 0,
         comments: Vec::new(),
         diagnostics: Vec::new(),
@@ -46,7 +47,9 @@ pub(super) fn build_tree(text: &str, file: FileId) -> BuiltTree {
         is_self_contained: true,
     };
     let mut error = None;
-    let mut parser = Parser::new_from_str(text);
+    // By default, the parser stops at an unknown anchor, with an error that names neither it nor its position.
+    let options = granit_parser::options! { emit_unresolved_aliases: true, emit_anchor_events: true };
+    let mut parser = Parser::new_from_str_with_options(text, options);
     while let Some(next) = parser.next_event() {
         match next {
             Ok((event, span)) => {
@@ -85,6 +88,7 @@ struct Builder<'a> {
     open_collections: Vec<OpenCollection>,
     root: Option<Node>,
     anchors: HashMap<usize, Node>,
+    anchor_names: Vec<String>,
     alias_nodes: usize,
     comments: Vec<Comment>,
     diagnostics: Vec<Diagnostic>,
@@ -121,6 +125,8 @@ impl Builder<'_> {
                 self.insert_node(Node { span: self.trim_span(span), kind: Kind::Scalar(scalar) }, anchor);
             }
             Event::Alias(id) => self.expand_alias(id, span)?,
+            Event::Anchor(_, name) => self.anchor_names.push(name.into_owned()),
+            Event::UnresolvedAlias(name) => self.report_unknown_anchor(&name, span),
             Event::SequenceStart(_, anchor, _) => {
                 self.open_collection(OpenCollection::List { start: span, items: Vec::new(), anchor }, span)?;
             }
@@ -150,7 +156,9 @@ impl Builder<'_> {
     fn expand_alias(&mut self, id: usize, span: Span) -> std::ops::ControlFlow<()> {
         self.is_self_contained = false;
         let Some(node) = self.anchors.get(&id) else {
-            self.insert_node(Node::null(span), 0);
+            let message = "this alias is inside the value that it repeats";
+            self.report(codes::SYNTAX, span, message, "Write the value out.");
+            self.insert_missing_value(span);
             return std::ops::ControlFlow::Continue(());
         };
         // Counted before the copy is made.
@@ -163,6 +171,33 @@ impl Builder<'_> {
         let node = node.clone();
         self.insert_node(node, 0);
         std::ops::ControlFlow::Continue(())
+    }
+
+    fn report_unknown_anchor(&mut self, name: &str, span: Span) {
+        self.is_self_contained = false;
+        let near = strings::nearest(name, self.anchor_names.iter().map(String::as_str));
+        let hint = near.map(|near| format!("; did you mean `*{near}`?")).unwrap_or_default();
+        let message = format!("there is no anchor `&{name}` above this alias{hint}");
+        let is_pattern = name.contains(['*', '/', '.']);
+        let help = if is_pattern {
+            format!("If it is a pattern, quote it: `\"*{name}\"`.")
+        } else {
+            format!("Define it above with `&{name}`. An alias cannot refer to another file.")
+        };
+        let mut found = Diagnostic::new(codes::SYNTAX, Severity::Error, span, message).help(help);
+        if is_pattern && near.is_none() {
+            let edit = Edit { span, text: format!("\"*{name}\"") };
+            found = found.fix("quote it", true, vec![edit]);
+        }
+        self.diagnostics.push(found);
+        self.insert_missing_value(span);
+    }
+
+    /// Inserts a value without an effect, so that the missing one is not reported a second time.
+    fn insert_missing_value(&mut self, span: Span) {
+        let is_item = matches!(self.open_collections.last(), Some(OpenCollection::List { .. }));
+        let scalar = if is_item { Scalar::quoted("") } else { Scalar::null() };
+        self.insert_node(Node { span, kind: Kind::Scalar(scalar) }, 0);
     }
 
     /// Trims trailing whitespace from a span. For the parser, a block collection ends where the next token starts; for

@@ -182,7 +182,11 @@ fn build_resource_process(
     stable: &ProcessRendering,
     origin: &Origin,
 ) -> BuiltBody {
-    builder.record_origin("process.argv", || json!(stable.program.command), origin.clone());
+    let words = text.program.command.iter().zip(&stable.program.command);
+    let shown: Vec<&str> = words
+        .map(|(text, stable)| if stable.contains(PASSWORD_TOKEN) { "(sensitive)" } else { text.as_str() })
+        .collect();
+    builder.record_origin("process.argv", || json!(shown), origin.clone());
     let intent = [
         ("command", format!("{:?}", stable.program.command)),
         ("process.init", format!("{:?}", stable.init)),

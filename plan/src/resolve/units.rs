@@ -8,7 +8,7 @@ use std::time::Duration;
 use manifest::model::{Manifest, PortProtocol, Pull, Service};
 use manifest::template::Template;
 use manifest::{Diagnostic, Span};
-use serde_json::Value as Json;
+use serde_json::{Value as Json, json};
 
 use super::draft::{Kind, UnitDraft};
 use super::references::{Consumer, ReferenceResolver, References, ResolveContext, ResolveDepth, ResolvedText};
@@ -61,6 +61,14 @@ impl ResolvedCommand {
 
     pub(super) fn stable_json(&self) -> Json {
         hash::command_json(&self.to_stable_argv())
+    }
+
+    /// The form to display: words with sensitive values are redacted.
+    pub(super) fn to_redacted_json(&self) -> Json {
+        match self {
+            Self::List(words) => words.iter().map(ResolvedText::to_redacted_json).collect(),
+            Self::Shell(line) => json!({ "shell": line.to_redacted_json() }),
+        }
     }
 }
 
