@@ -48,6 +48,13 @@ pub fn read_file(path: &Path) -> Result<Vec<u8>, ReadProblem> {
     Ok(fs::read(path)?)
 }
 
+/// Whether a file or folder no longer exists: it was deleted, or one of its parent folders was. Programs that scan a
+/// folder treat such an entry as absent, because editors create and delete temporary files all the time.
+#[must_use]
+pub fn is_vanished(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
+}
+
 /// The names in a folder, sorted, each with whether it is a folder itself.
 ///
 /// # Errors

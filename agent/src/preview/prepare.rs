@@ -26,6 +26,7 @@ use super::{down, mounts};
 use crate::approvals::Purpose;
 use crate::convert;
 use crate::endpoint::{EndpointBinding, bind_endpoints};
+use crate::job_inputs;
 use crate::published_status::PublishedStatus;
 use crate::registry::{Intent, Record};
 use crate::shared::Shared;
@@ -202,11 +203,11 @@ impl Preparation<'_> {
         let mut application = desired.application.clone();
         let project = PathBuf::from(&self.request.folder);
         mounts::refuse_own_folders(&shared.locations, &application, &project)?;
-        let job_inputs = desired
-            .job_inputs
-            .iter()
-            .map(|(job, patterns)| (job.clone(), crate::job_inputs::digest(&project, patterns)));
-        include_job_inputs(&mut application, &job_inputs.collect());
+        let job_inputs =
+            job_inputs::digest_all(project.clone(), desired.job_inputs.clone()).await.map_err(|error| {
+                Problem::new("internal", 500, format!("reading the inputs of the jobs failed: {error}"))
+            })?;
+        include_job_inputs(&mut application, &job_inputs);
         let endpoints = {
             let (record, targets) = (self.record, &self.targets);
             bind_endpoints(shared, record, &mut application, &mut desired.ports, targets, self.purpose).await?

@@ -150,7 +150,11 @@ fn append_entry(
         }
         EntryKind::File { size } => {
             header.set_size(*size);
-            let file = std::fs::File::open(context.join(&entry.path))?;
+            let file = match std::fs::File::open(context.join(&entry.path)) {
+                // It vanished after the scan. Its absence changes the hash, so the next plan builds again.
+                Err(error) if host::files::is_vanished(&error) => return Ok(()),
+                file => file?,
+            };
             // Truncates a file that has grown and pads one that has shrunk. The tar stays valid, and the changed hash
             // reveals the edit after the build.
             let padded = io::Read::chain(io::Read::take(file, *size), io::repeat(0));

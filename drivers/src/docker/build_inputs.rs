@@ -12,6 +12,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
+use host::files::is_vanished;
 use plan::application::BuildSpec;
 use sha2::{Digest, Sha256};
 use strings::to_hex;
@@ -84,7 +85,7 @@ pub(super) fn scan_context(unit: &str, project: &Path, spec: &BuildSpec, cache: 
     let cache_path =
         cache.join("builds").join(format!("{}.list", to_hex(Sha256::digest(context.as_os_str().as_bytes()))));
     let previous = load_cache(&cache_path);
-    let (current, changed_path) = hash_files(unit, &context, &entries, &previous)?;
+    let (current, changed_path) = hash_files(unit, &context, &mut entries, &previous)?;
     let hash = total_hash(spec, &text, &entries, &current);
     if current != previous {
         // Ignore errors: without the cache, the next scan only reads the files again.
@@ -141,20 +142,32 @@ fn walk(
 ) -> Result<(), Problem> {
     let mut pending = vec![(PathBuf::new(), MatchedRules::new())];
     while let Some((folder, parent_rules)) = pending.pop() {
-        let children = fs::read_dir(context.join(&folder));
-        let children = children.map_err(|error| {
-            input_problem(unit, &format!("the folder `{}` of the build context", folder.display()), &error)
-        })?;
+        let children = match fs::read_dir(context.join(&folder)) {
+            Ok(children) => children,
+            Err(error) if is_vanished(&error) && !folder.as_os_str().is_empty() => {
+                entries.retain(|entry| entry.path != folder);
+                continue;
+            }
+            Err(error) => {
+                let input = format!("the folder `{}` of the build context", folder.display());
+                return Err(input_problem(unit, &input, &error));
+            }
+        };
         for entry in children {
-            let entry = entry.map_err(|error| input_problem(unit, "the build context", &error))?;
+            let entry = match entry {
+                Err(error) if is_vanished(&error) => continue,
+                entry => entry.map_err(|error| input_problem(unit, "the build context", &error))?,
+            };
             let path = folder.join(entry.file_name());
             // The builder needs these two files even if a pattern excludes them.
             let is_required = path == dockerfile || path == Path::new(".dockerignore");
             let (is_excluded, child_rules) = ignore.excludes(&path, &parent_rules);
             let is_excluded = is_excluded && !is_required;
             // This metadata does not follow links, so a loop of links results in two small entries.
-            let metadata =
-                entry.metadata().map_err(|error| input_problem(unit, &format!("`{}`", path.display()), &error))?;
+            let metadata = match entry.metadata() {
+                Err(error) if is_vanished(&error) => continue,
+                metadata => metadata.map_err(|error| input_problem(unit, &format!("`{}`", path.display()), &error))?,
+            };
             // An excluded folder may still contain included files.
             if metadata.is_dir() && (!is_excluded || ignore.may_reinclude_in(&path) || dockerfile.starts_with(&path)) {
                 pending.push((path.clone(), child_rules));
@@ -182,23 +195,22 @@ fn entry_kind(full: &Path, metadata: &Metadata) -> Option<EntryKind> {
     }
 }
 
+/// Removes files that vanished since the folders were listed from `entries`.
 fn hash_files(
     unit: &str,
     context: &Path,
-    entries: &[ContextEntry],
+    entries: &mut Vec<ContextEntry>,
     previous: &DigestCache,
 ) -> Result<(DigestCache, Option<String>), Problem> {
     let mut current = DigestCache::new();
     let mut changed_path = None;
     for entry in entries.iter().filter(|entry| matches!(entry.kind, EntryKind::File { .. })) {
-        let full = context.join(&entry.path);
-        let input = || format!("the file `{}` of the build context", entry.path.display());
-        let stamp = stamp(&fs::symlink_metadata(&full).map_err(|error| input_problem(unit, &input(), &error))?);
         let previous_entry = previous.get(&entry.path);
-        let digest = match previous_entry {
-            Some((previous_stamp, digest)) if *previous_stamp == stamp => digest.clone(),
-            _ => file_digest(&full).map_err(|error| {
-                input_problem(unit, &input(), &error).hint("Make it readable, or exclude it with `.dockerignore`.")
+        let (stamp, digest) = match stamp_and_digest(&context.join(&entry.path), previous_entry) {
+            Err(error) if is_vanished(&error) => continue,
+            found => found.map_err(|error| {
+                let input = format!("the file `{}` of the build context", entry.path.display());
+                input_problem(unit, &input, &error).hint("Make it readable, or exclude it with `.dockerignore`.")
             })?,
         };
         if changed_path.is_none() && previous_entry.is_none_or(|(_, previous_digest)| *previous_digest != digest) {
@@ -206,8 +218,17 @@ fn hash_files(
         }
         current.insert(entry.path.clone(), (stamp, digest));
     }
+    entries.retain(|entry| !matches!(entry.kind, EntryKind::File { .. }) || current.contains_key(&entry.path));
     let removed = previous.keys().find(|path| !current.contains_key(*path));
     Ok((current, changed_path.or_else(|| removed.map(|path| format!("{} (removed)", path.display())))))
+}
+
+fn stamp_and_digest(full: &Path, previous: Option<&(FileStamp, String)>) -> io::Result<(FileStamp, String)> {
+    let stamp = stamp(&fs::symlink_metadata(full)?);
+    match previous {
+        Some((previous_stamp, digest)) if *previous_stamp == stamp => Ok((stamp, digest.clone())),
+        _ => Ok((stamp, file_digest(full)?)),
+    }
 }
 
 fn stamp(metadata: &Metadata) -> FileStamp {
@@ -339,6 +360,46 @@ mod tests {
         let write_result = fs::write(project.join(OsString::from_vec(b"caf\xe9".to_vec())), "name");
         assert!(write_result.is_ok() && scan().entries.len() > second.entries.len());
         assert_eq!(load_cache(&fs::read_dir(cache.join("builds")).unwrap().next().unwrap().unwrap().path()).len(), 4);
+    }
+
+    #[test]
+    fn file_that_vanishes_during_the_scan_counts_as_absent() {
+        let root = tempfile::tempdir().unwrap();
+        let file = |name: &str| ContextEntry { path: name.into(), kind: EntryKind::File { size: 1 }, mode: 0o644 };
+        fs::write(root.path().join("a"), "a").unwrap();
+        fs::write(root.path().join("file"), "f").unwrap();
+        let mut entries = vec![file("a"), file("gone"), file("gone-folder/b"), file("file/was-a-folder")];
+        let (digests, _) = hash_files("web", root.path(), &mut entries, &DigestCache::new()).unwrap();
+        assert_eq!((digests.len(), entries), (1, vec![file("a")]));
+    }
+
+    /// An editor that saves files all the time must not make a plan fail.
+    #[test]
+    fn scan_succeeds_while_files_come_and_go() {
+        let root = tempfile::tempdir().unwrap();
+        let (project, cache) = (root.path().join("p"), root.path().join("c"));
+        fs::create_dir_all(project.join("src")).unwrap();
+        fs::write(project.join("Dockerfile"), "FROM scratch\n").unwrap();
+        fs::write(project.join(".dockerignore"), "*.swp\n").unwrap();
+        let is_done = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let inner = project.join("src/folder");
+                let names = |number: i32| [inner.join(format!("f{number}")), project.join(format!("f{number}~.swp"))];
+                let files: Vec<PathBuf> = (0..100).flat_map(names).collect();
+                while !is_done.load(std::sync::atomic::Ordering::Relaxed) {
+                    drop(fs::create_dir_all(&inner));
+                    files.iter().for_each(|file| drop(fs::write(file, "x")));
+                    files.iter().for_each(|file| drop(fs::remove_file(file)));
+                    drop(fs::remove_dir_all(&inner));
+                }
+            });
+            let failures: Vec<String> = (0..300)
+                .filter_map(|_| scan_context("web", &project, &spec(), &cache).err().map(|problem| problem.message))
+                .collect();
+            is_done.store(true, std::sync::atomic::Ordering::Relaxed);
+            assert_eq!(failures, Vec::<String>::new());
+        });
     }
 
     #[test]

@@ -9,6 +9,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+use host::files::is_vanished;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use strings::{glob, to_hex};
@@ -89,18 +90,20 @@ impl FingerprintScan<'_> {
         let metadata = match fs::symlink_metadata(&full) {
             Ok(metadata) => metadata,
             // A missing input is a valid state: when it appears, the build becomes stale.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) if is_vanished(&error) => return Ok(()),
             Err(error) => return Err(error),
         };
         // `symlink_metadata` does not follow links, so a link to a folder counts as a file and cannot cause a loop.
         if !metadata.is_dir() {
             if pattern.is_none_or(|pattern| glob::matches_path_or_parent(pattern, path)) {
-                self.add_file(path, &full, &metadata)?;
+                absent_if_vanished(self.add_file(path, &full, &metadata))?;
             }
             return Ok(());
         }
-        for entry in fs::read_dir(&full)? {
-            let name = entry?.file_name();
+        let Some(entries) = absent_if_vanished(fs::read_dir(&full))? else { return Ok(()) };
+        for entry in entries {
+            let Some(entry) = absent_if_vanished(entry)? else { continue };
+            let name = entry.file_name();
             // Git's own files are not build inputs. Above the limit, stop early; `compute` reports the error.
             if name == ".git" || self.fingerprint.files.len() > FILES_MAX {
                 continue;
@@ -121,6 +124,14 @@ impl FingerprintScan<'_> {
         };
         self.fingerprint.files.insert(path.to_owned(), FileState { stat, contents });
         Ok(())
+    }
+}
+
+/// `None` for a file or folder that was deleted since its folder was listed.
+fn absent_if_vanished<T>(result: io::Result<T>) -> io::Result<Option<T>> {
+    match result {
+        Err(error) if is_vanished(&error) => Ok(None),
+        result => result.map(Some),
     }
 }
 
@@ -171,5 +182,43 @@ mod tests {
         assert_ne!(first.files["src/a"].contents, last.files["src/a"].contents);
         std::os::unix::fs::symlink(".", folder.path().join("src/loop")).expect("linked");
         assert!(compute(None).is_ok());
+    }
+
+    #[test]
+    fn file_that_vanishes_during_the_scan_counts_as_absent() {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        fs::write(folder.path().join("a"), "a").expect("written");
+        let metadata = fs::symlink_metadata(folder.path().join("a")).expect("metadata");
+        let mut scan = FingerprintScan { project: folder.path(), previous: None, fingerprint: Fingerprint::default() };
+        let vanished = folder.path().join("gone");
+        assert_eq!(absent_if_vanished(scan.add_file("gone", &vanished, &metadata)).expect("absent"), None);
+        assert!(scan.walk("gone", None).is_ok() && scan.walk("a/below-a-file", None).is_ok());
+        assert!(scan.fingerprint.files.is_empty());
+    }
+
+    #[test]
+    fn fingerprint_succeeds_while_files_come_and_go() {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let source = folder.path().join("src");
+        fs::create_dir(&source).expect("folder");
+        let is_done = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let inner = source.join("folder");
+                let names = |number: i32| [inner.join(format!("f{number}")), source.join(format!("f{number}~"))];
+                let files: Vec<std::path::PathBuf> = (0..100).flat_map(names).collect();
+                while !is_done.load(std::sync::atomic::Ordering::Relaxed) {
+                    drop(fs::create_dir_all(&inner));
+                    files.iter().for_each(|file| drop(fs::write(file, "x")));
+                    files.iter().for_each(|file| drop(fs::remove_file(file)));
+                    drop(fs::remove_dir_all(&inner));
+                }
+            });
+            let inputs = ["src".to_owned(), "src/**/*~".to_owned()];
+            let compute = |_| Fingerprint::compute(folder.path(), &inputs, None).err();
+            let failures: Vec<String> = (0..300).filter_map(compute).map(|problem| problem.message).collect();
+            is_done.store(true, std::sync::atomic::Ordering::Relaxed);
+            assert_eq!(failures, Vec::<String>::new());
+        });
     }
 }
