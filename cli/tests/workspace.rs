@@ -483,6 +483,10 @@ fn workspace_members(metadata: &Value) -> Vec<&Value> {
 }
 
 /// The files that git tracks, and new files that it does not ignore.
+/// A test that finds fewer files checks nothing.
+const FILES_MIN: usize = 700;
+const SOURCES_MIN: usize = 450;
+
 fn tracked_files() -> Vec<PathBuf> {
     let output = Command::new("git")
         .args(["ls-files", "-z", "--cached", "--others", "--exclude-standard"])
@@ -491,17 +495,21 @@ fn tracked_files() -> Vec<PathBuf> {
         .expect("git runs");
     assert!(output.status.success(), "the test runs inside a git checkout");
     let listing = String::from_utf8_lossy(&output.stdout).into_owned();
-    listing
+    let files: Vec<PathBuf> = listing
         .split('\0')
         .filter(|name| !name.is_empty())
         .map(PathBuf::from)
         .filter(|file| workspace_root().join(file).is_file())
-        .collect()
+        .collect();
+    assert!(files.len() >= FILES_MIN, "only {} files were found", files.len());
+    files
 }
 
 fn rust_sources() -> Vec<(PathBuf, String)> {
     let rust = tracked_files().into_iter().filter(|file| file.extension().is_some_and(|end| end == "rs"));
-    rust.map(|file| (file.clone(), read_file(&workspace_root().join(file)))).collect()
+    let sources: Vec<_> = rust.map(|file| (file.clone(), read_file(&workspace_root().join(file)))).collect();
+    assert!(sources.len() >= SOURCES_MIN, "only {} sources were found", sources.len());
+    sources
 }
 
 /// Where a runtime may be named: its definition and renderer, and its driver.

@@ -205,12 +205,15 @@ fn incremental_check_matches_full_check_of_code_page_examples() {
     let mut paths: Vec<_> = pages.map(|page| page.expect("an entry").path()).collect();
     paths.sort();
     let mut random = PseudoRandom(7);
+    let mut checked = 0;
     for path in paths {
         let page = std::fs::read_to_string(path).expect("text");
         for text in page.split("```yaml\n").skip(1).map(|part| part.split("```").next().unwrap_or_default()) {
             assert_incremental_matches_full(text, &check_options()[0], 1, &mut random);
+            checked += 1;
         }
     }
+    assert!(checked >= 120, "only {checked} examples were checked");
 }
 
 #[test]

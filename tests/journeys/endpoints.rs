@@ -238,13 +238,18 @@ pub fn sdks_in_containers_stay_signed_in() {
     let project = format!("label=dev.pdev.project={}", fixture.sandbox.project().display());
     let ids = Command::new("docker").args(["ps", "-q", "--filter", &project]).output().unwrap();
     let ids = String::from_utf8(ids.stdout).unwrap();
+    assert_eq!(ids.lines().count(), 4, "the containers of the four services: {ids}");
     let inspected = Command::new("docker").arg("inspect").args(ids.lines()).output().unwrap();
+    assert!(inspected.status.success(), "{}", String::from_utf8_lossy(&inspected.stderr));
     let inspected = String::from_utf8(inspected.stdout).unwrap();
     assert!(!inspected.contains("canary"));
+    let mut token_count = 0;
     for id in ids.lines() {
         let token = Command::new("docker").args(["exec", id, "cat", "/run/secrets/endpoint.token"]).output().unwrap();
         let token = String::from_utf8(token.stdout).unwrap();
         assert!(token.is_empty() || token.len() == 64 && !inspected.contains(&token));
+        token_count += usize::from(!token.is_empty());
     }
+    assert!(token_count >= 1, "no container has an endpoint token");
     check_endpoints_close(&fixture);
 }
