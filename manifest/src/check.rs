@@ -171,6 +171,7 @@ impl<'a> Checker<'a> {
             }
         }
         self.check_paths(service, path);
+        self.check_volume_targets(service, path);
         self.check_identities_and_secrets(service, path);
         for (name, entry) in &service.env {
             self.check_references(&entry.value.value, &format_args!("{path}.env.{name}"));
@@ -272,6 +273,22 @@ impl<'a> Checker<'a> {
                 );
                 self.report(codes::ESCAPING_PATH, at.span, join_path(path, name), message);
             }
+        }
+    }
+
+    /// Compose reads `/data:ro` as a mode. Here it is a path, because paths may contain colons.
+    fn check_volume_targets(&mut self, service: &Service, path: &str) {
+        for (name, entry) in &service.volumes {
+            let target = &entry.value.target;
+            let Some((folder, mode)) = target.value.rsplit_once(':').filter(|(_, mode)| ["ro", "rw"].contains(mode))
+            else {
+                continue;
+            };
+            let message = format!("`{}` is a path that ends in `:{mode}`, not a mode of `{folder}`", target.value);
+            let found = self.report(codes::BAD_VALUE, target.span, format!("{path}.volumes.{name}"), message);
+            found.severity = Severity::Warning;
+            let read_only = if mode == "ro" { ", read_only: true" } else { "" };
+            found.help = Some(format!("Write `{name}: {{ target: {folder}{read_only} }}`."));
         }
     }
 

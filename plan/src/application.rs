@@ -159,37 +159,21 @@ impl Body {
         }
     }
 
-    /// Named volumes: short name and path.
     #[must_use]
-    pub fn volumes(&self) -> &[(String, String)] {
+    pub fn volumes(&self) -> &[VolumeMount] {
         self.as_container().map(|container| container.volumes.as_slice()).unwrap_or_default()
     }
 
     /// The paths of this machine that a container mounts; relative ones start at the manifest's folder.
     #[must_use]
     pub fn mount_sources(&self) -> Vec<String> {
-        let Some(container) = self.as_container() else { return Vec::new() };
-        let host_config = &container.create_body["HostConfig"];
-        let binds = host_config["Binds"].as_array().into_iter().flatten().filter_map(serde_json::Value::as_str);
-        let sources = binds.filter_map(|bind| bind.split_once(':')).map(|(source, _)| source);
-        // A plain word is a volume's name.
-        let paths = sources.filter(|source| source.starts_with('/') || is_project_source(source));
-        let mounts = host_config["Mounts"].as_array().into_iter().flatten();
-        let typed = mounts.filter_map(|mount| match mount["Type"].as_str() {
-            Some("bind") => mount["Source"].as_str(),
-            // The engine's `local` driver mounts this path: `o: bind`.
-            Some("volume") => mount["VolumeOptions"]["DriverConfig"]["Options"]["device"].as_str(),
-            _ => None,
-        });
-        paths.chain(typed).map(str::to_owned).collect()
+        self.as_container().map(Container::mount_sources).unwrap_or_default()
     }
 
     /// Whether a container mounts a folder or file of the project. Its engine stores the absolute path.
     #[must_use]
     pub fn has_project_mounts(&self) -> bool {
-        let binds = self.as_container().and_then(|container| container.create_body["HostConfig"]["Binds"].as_array());
-        let sources = binds.into_iter().flatten().filter_map(|bind| Some(bind.as_str()?.split_once(':')?.0));
-        sources.into_iter().any(is_project_source)
+        self.mount_sources().iter().any(|source| is_project_source(source))
     }
 
     /// Commands that run in order each time the unit becomes ready, before other units see it as ready.
@@ -230,17 +214,47 @@ impl From<ProcessSpec> for Body {
 pub struct Container {
     pub image: ImageSource,
     /// The hardened body of the Engine API's `POST /containers/create` (API 1.41 fields), after `raw` and patches. The
-    /// driver adds `Image`, pdev's labels, the environment and the host ports. A source in `HostConfig.Binds` that
-    /// starts with `./` or `../` is relative to the manifest's folder; the driver makes it absolute.
+    /// driver adds `Image`, pdev's labels, the environment and the host ports. A source in `HostConfig.Binds` or
+    /// `HostConfig.Mounts` that starts with `./` or `../` is relative to the manifest's folder; the driver makes it
+    /// absolute.
     pub create_body: serde_json::Value,
     /// Names on the preview's network, the unit's own first.
     pub aliases: Vec<String>,
     /// Names of units in other runtimes that this container may call. The driver maps each name to the gateway, where
     /// the agent forwards connections.
     pub gateway_peers: Vec<UnitName>,
-    /// (Short name of the volume, path in the container). A read-only path ends in `:ro`.
-    pub volumes: Vec<(String, String)>,
+    pub volumes: Vec<VolumeMount>,
     pub pull: PullPolicy,
+}
+
+impl Container {
+    /// The paths of this machine that it mounts; relative ones start at the manifest's folder.
+    #[must_use]
+    pub fn mount_sources(&self) -> Vec<String> {
+        let host_config = &self.create_body["HostConfig"];
+        let binds = host_config["Binds"].as_array().into_iter().flatten().filter_map(serde_json::Value::as_str);
+        let sources = binds.filter_map(|bind| bind.split_once(':')).map(|(source, _)| source);
+        // A plain word is a volume's name.
+        let paths = sources.filter(|source| source.starts_with('/') || is_project_source(source));
+        let mounts = host_config["Mounts"].as_array().into_iter().flatten();
+        let typed = mounts.filter_map(|mount| match mount["Type"].as_str() {
+            Some("bind") => mount["Source"].as_str(),
+            // The engine's `local` driver mounts this path: `o: bind`.
+            Some("volume") => mount["VolumeOptions"]["DriverConfig"]["Options"]["device"].as_str(),
+            _ => None,
+        });
+        paths.chain(typed).map(str::to_owned).collect()
+    }
+}
+
+/// Where a container mounts a named volume.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct VolumeMount {
+    /// Short name of the volume.
+    pub volume: String,
+    /// Absolute path in the container.
+    pub target: String,
+    pub read_only: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]

@@ -234,7 +234,7 @@ impl<'a> Comparison<'a> {
         let mut after: BTreeSet<StepId> =
             self.removal_steps.get(name).into_iter().chain(self.image_steps.get(name)).copied().collect();
         after.extend(self.network_steps.get(&unit.runtime));
-        after.extend(unit.body.volumes().iter().filter_map(|(volume, _)| self.volume_steps.get(volume.as_str())));
+        after.extend(unit.body.volumes().iter().filter_map(|mount| self.volume_steps.get(mount.volume.as_str())));
         after.extend(self.stray_removal_steps.iter().filter(|(stray, _)| *stray == name).map(|&(_, id)| id));
         // The removal already waits for the image, so this edge would be redundant.
         if self.removal_steps.contains_key(name)

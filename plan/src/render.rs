@@ -14,7 +14,7 @@ use std::fmt::Debug;
 use manifest::Diagnostic;
 use serde_json::Value as Json;
 
-use crate::application::{Container, Unit};
+use crate::application::{Container, Unit, VolumeMount};
 use crate::container_facts::ContainerFacts;
 use crate::container_spec::ContainerSpec;
 use crate::origin::Origin;
@@ -74,8 +74,7 @@ impl RenderedValue {
 /// A container's object after `raw` and patches.
 pub(crate) struct RenderedContainer {
     pub(crate) object: Json,
-    /// (Short name of the volume, path in the container). A read-only path ends in `:ro`.
-    pub(crate) volumes: Vec<(String, String)>,
+    pub(crate) volumes: Vec<VolumeMount>,
     /// In the order in which they were applied. Without the defaults, which
     /// [`ContainerRenderer::default_settings`] lists.
     pub(crate) settings: Vec<RenderedSetting>,

@@ -9,7 +9,7 @@ use manifest::model::{
 };
 use manifest::template::{Part, Reference, Scope, Template};
 use manifest::{Span, Spanned};
-use plan::application::{Body, PreviewId, PreviewName, ReadyCheck, RuntimeKind, Unit};
+use plan::application::{Body, PreviewId, PreviewName, ReadyCheck, RuntimeKind, Unit, VolumeMount};
 use plan::module::{Address, ContainerRendering, Module, ProcessRendering, Program, RenderInputs, Renderer, Rendering};
 use plan::{Git, LoadedManifest, ResolveInputs, ResolvedApplication, compare, required_ports, resolve};
 use serde_json::json;
@@ -325,7 +325,8 @@ fn resource_becomes_unit_rendered_by_its_module() {
     );
     assert_eq!(units["db"].module.as_deref(), Some("database 16.2.0 (built-in)"));
     let Body::Container(db) = &units["db"].body else { panic!("a container") };
-    assert_eq!(db.volumes, [("db-data".to_owned(), "/var/lib/database".to_owned())]);
+    let volume = VolumeMount { volume: "db-data".to_owned(), target: "/var/lib/database".to_owned(), read_only: false };
+    assert_eq!(db.volumes, [volume]);
     assert_eq!(
         (&db.create_body["StopSignal"], &db.create_body["HostConfig"]["ShmSize"]),
         (&json!("SIGINT"), &json!(1 << 26))

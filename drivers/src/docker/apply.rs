@@ -14,7 +14,7 @@ use bollard::query_parameters::{
     RemoveContainerOptionsBuilder, StartContainerOptions, StopContainerOptions,
 };
 use host::ports::find_port_owner;
-use plan::application::{Container, Unit};
+use plan::application::{Container, Unit, is_project_source};
 use plan::step::Action;
 
 use super::names::{NAME_ATTEMPTS, container_unit, suffixed_name};
@@ -121,10 +121,9 @@ fn host_gateway(context: &StepContext<'_>, network: &Network) -> String {
 
 /// Rejects mounts from this machine if the engine is on another machine: it would mount an empty folder of its own.
 fn reject_local_mounts(name: &str, container: &Container, has_secrets: bool) -> Result<(), Problem> {
-    let binds = container.create_body["HostConfig"]["Binds"].as_array().into_iter().flatten();
-    let folder = binds.filter_map(|bind| bind.as_str()?.split_once(':')).find(|(source, _)| source.starts_with('.'));
-    let local_source = match folder {
-        Some((source, _)) => format!("the project's folder `{source}`"),
+    let sources = container.mount_sources();
+    let local_source = match sources.iter().find(|source| is_project_source(source)) {
+        Some(source) => format!("the project's folder `{source}`"),
         None if has_secrets => "secrets, which are files of this machine".to_owned(),
         None => return Ok(()),
     };

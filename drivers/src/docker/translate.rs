@@ -182,17 +182,77 @@ fn fill_host_config(
         join_network(host_config, unit, container, context)?;
     }
     let binds = array_entry(host_config, "Binds").ok_or("`HostConfig.Binds` is not a list")?;
-    for bind in binds.iter_mut() {
-        if let Some(text) = bind.as_str().and_then(|text| absolute_bind(text, context.project)) {
-            *bind = Value::String(text);
+    let mut structured = Vec::new();
+    let written_binds = std::mem::take(binds);
+    let mut add = |mount: Option<Value>, bind: Value| match mount {
+        Some(mount) => structured.push(mount),
+        None => binds.push(bind),
+    };
+    for bind in written_binds {
+        match bind.as_str().and_then(|text| project_bind(text, context.project)) {
+            Some(bind) => add(bind.to_structured(), bind.to_json()),
+            None => add(None, bind),
         }
     }
     let prefix = context.preview.object_prefix();
-    binds.extend(container.volumes.iter().map(|(volume, path)| json!(format!("{prefix}-{volume}:{path}"))));
-    if let Some(folder) = context.secrets_folder {
-        binds.push(json!(format!("{}:/run/secrets:ro", folder.display())));
+    for mount in &container.volumes {
+        let mode = if mount.read_only { "ro" } else { "" };
+        let source = format!("{prefix}-{}", mount.volume);
+        let bind = Bind { source, target: &mount.target, mode, kind: "volume" };
+        add(bind.to_structured(), bind.to_json());
     }
+    if let Some(folder) = context.secrets_folder {
+        let bind = Bind { source: folder.display().to_string(), target: "/run/secrets", mode: "ro", kind: "bind" };
+        add(bind.to_structured(), bind.to_json());
+    }
+    add_mounts(host_config, structured, context.project)
+}
+
+/// Adds structured mounts, and makes the project's folders in those of the manifest absolute.
+fn add_mounts(host_config: &mut Map<String, Value>, structured: Vec<Value>, project: &Path) -> Result<(), String> {
+    if structured.is_empty() && !host_config.contains_key("Mounts") {
+        return Ok(());
+    }
+    let mounts = array_entry(host_config, "Mounts").ok_or("`HostConfig.Mounts` is not a list")?;
+    for mount in mounts.iter_mut().filter(|mount| mount["Type"] == "bind") {
+        if let Some(source) = mount["Source"].as_str().filter(|source| is_project_source(source)) {
+            mount["Source"] = json!(absolute_source(source, project));
+        }
+    }
+    mounts.extend(structured);
     Ok(())
+}
+
+/// A mount in the engine's short form `SOURCE:TARGET[:MODE]`.
+struct Bind<'a> {
+    source: String,
+    target: &'a str,
+    mode: &'a str,
+    kind: &'static str,
+}
+
+impl Bind<'_> {
+    /// The structured form, if a path contains a colon, which separates the parts of the short form. Modes without a
+    /// structured form keep the short one, so that the engine reports it.
+    fn to_structured(&self) -> Option<Value> {
+        let Self { source, target, mode, kind } = self;
+        let is_ambiguous = source.contains(':') || target.contains(':');
+        let mut mount = match *mode {
+            _ if !is_ambiguous => return None,
+            "" | "rw" => json!({ "Type": kind, "Source": source, "Target": target }),
+            "ro" => json!({ "Type": kind, "Source": source, "Target": target, "ReadOnly": true }),
+            _ => return None,
+        };
+        if *kind == "bind" {
+            mount["BindOptions"] = json!({ "CreateMountpoint": true });
+        }
+        Some(mount)
+    }
+
+    fn to_json(&self) -> Value {
+        let Self { source, target, mode, .. } = self;
+        json!(if mode.is_empty() { format!("{source}:{target}") } else { format!("{source}:{target}:{mode}") })
+    }
 }
 
 fn join_network(
@@ -213,13 +273,19 @@ fn join_network(
     Ok(())
 }
 
-/// Resolves a relative bind such as `./data:/data` against the manifest's folder and removes `..`, which engines
-/// reject. Returns `None` for other sources; a plain word is a volume's name.
-fn absolute_bind(bind: &str, project: &Path) -> Option<String> {
-    let (source, target) = bind.split_once(':')?;
+/// Resolves a relative bind such as `./data:/data` against the manifest's folder. Returns `None` for other sources; a
+/// plain word is a volume's name.
+fn project_bind<'a>(bind: &'a str, project: &Path) -> Option<Bind<'a>> {
+    let (source, rest) = bind.split_once(':')?;
     if !is_project_source(source) {
         return None;
     }
+    let (target, mode) = rest.split_once(':').unwrap_or((rest, ""));
+    Some(Bind { source: absolute_source(source, project), target, mode, kind: "bind" })
+}
+
+/// Also removes `..`, which engines reject.
+fn absolute_source(source: &str, project: &Path) -> String {
     let mut path = project.to_owned();
     for part in Path::new(source).components() {
         match part {
@@ -228,7 +294,7 @@ fn absolute_bind(bind: &str, project: &Path) -> Option<String> {
             _ => {}
         }
     }
-    Some(format!("{}:{target}", path.display()))
+    path.display().to_string()
 }
 
 fn object_entry<'a>(parent: &'a mut Map<String, Value>, name: &str) -> Option<&'a mut Map<String, Value>> {
@@ -260,13 +326,33 @@ mod tests {
 
     use super::*;
 
+    fn render_in_folder(
+        project: &str,
+        host_config: Value,
+        volumes: Vec<VolumeMount>,
+        secrets_folder: Option<&Path>,
+    ) -> (Value, RenderedContainer) {
+        let create = json!({ "HostConfig": host_config });
+        let rendered = render_with(create, volumes, Path::new(project), secrets_folder);
+        (serde_json::to_value(&rendered.body.host_config).unwrap(), rendered)
+    }
+
     fn render_test_container(create: Value) -> RenderedContainer {
+        render_with(create, Vec::new(), Path::new("/p"), None)
+    }
+
+    fn render_with(
+        create: Value,
+        volumes: Vec<VolumeMount>,
+        project: &Path,
+        secrets_folder: Option<&Path>,
+    ) -> RenderedContainer {
         let body = Container {
             image: ImageSource::Reference("a".to_owned()),
             create_body: create,
             aliases: vec!["web".to_owned()],
             gateway_peers: vec!["api".to_owned()],
-            volumes: Vec::new(),
+            volumes,
             pull: PullPolicy::Missing,
         };
         let port = UnitPort { listen_port: 80, host_port: 40_000, protocol: PortProtocol::Tcp };
@@ -301,13 +387,13 @@ mod tests {
         };
         let context = CreateContext {
             preview: &preview,
-            project: Path::new("/p"),
+            project,
             owner: "o",
             network: "pdev-shop",
             gateway: "172.18.0.1",
             image_reference: "a:1",
             image_id: "sha256:a",
-            secrets_folder: None,
+            secrets_folder,
         };
         render_container(&unit, &body, &context).unwrap()
     }
@@ -322,8 +408,60 @@ mod tests {
             ("/abs:/d", None),
             ("named:/d", None),
         ] {
-            assert_eq!(absolute_bind(bind, project).as_deref(), path);
+            assert_eq!(project_bind(bind, project).map(|bind| bind.to_json()), path.map(|path| json!(path)));
         }
+    }
+
+    #[test]
+    fn paths_with_colons_become_structured_mounts() {
+        let bind = |source: &str, target: &str, read_only: Option<bool>| {
+            let mut mount = json!({
+                "Type": "bind", "Source": source, "Target": target, "BindOptions": { "CreateMountpoint": true },
+            });
+            if let Some(read_only) = read_only {
+                mount["ReadOnly"] = json!(read_only);
+            }
+            mount
+        };
+        let rendered_mount = |source: &str| bind(source, "/x:y", Some(false));
+        let host_config = json!({
+            "Binds": ["./src:/src:ro", "named:/d", "/abs:/e", "./slave:/f:rslave"],
+            "Mounts": [rendered_mount("./a:b"), { "Type": "tmpfs", "Target": "/t" }],
+        });
+        let volume =
+            |target: &str, read_only| VolumeMount { volume: "data".to_owned(), target: target.to_owned(), read_only };
+        let volumes = vec![volume("/plain", true), volume("/x:ro", false), volume("/y:z", true)];
+        let host = render_in_folder("/home/col:on", host_config, volumes, Some(Path::new("/run/a:b"))).0;
+        let volume_mount =
+            |target: &str| json!({ "Type": "volume", "Source": "pdev-shop-main-abcdefgh-data", "Target": target });
+        let mut read_only = volume_mount("/y:z");
+        read_only["ReadOnly"] = json!(true);
+        let source = &host["Mounts"][3]["Source"];
+        let prefix = source.as_str().unwrap().trim_end_matches("-data");
+        let with_prefix = |mut mount: Value| {
+            mount["Source"] = json!(format!("{prefix}-data"));
+            mount
+        };
+        assert_eq!(
+            host["Mounts"],
+            json!([
+                rendered_mount("/home/col:on/a:b"),
+                { "Type": "tmpfs", "Target": "/t" },
+                bind("/home/col:on/src", "/src", Some(true)),
+                with_prefix(volume_mount("/x:ro")),
+                with_prefix(read_only),
+                bind("/run/a:b", "/run/secrets", Some(true)),
+            ])
+        );
+        let slave = "/home/col:on/slave:/f:rslave";
+        assert_eq!(host["Binds"], json!(["named:/d", "/abs:/e", slave, format!("{prefix}-data:/plain:ro")]));
+    }
+
+    #[test]
+    fn paths_without_colons_stay_binds() {
+        let host = render_in_folder("/home/p", json!({ "Binds": ["./src:/src:ro"] }), Vec::new(), None).0;
+        assert_eq!(host["Binds"], json!(["/home/p/src:/src:ro"]));
+        assert!(host.get("Mounts").is_none_or(Value::is_null), "{host}");
     }
 
     #[test]

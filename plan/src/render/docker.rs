@@ -1,6 +1,6 @@
 //! Renders a container to the body of the Engine API's `POST /containers/create`.
 //!
-//! A bind source that starts with `./` or `../` is relative to the manifest's folder. The driver makes it absolute,
+//! The source of a bind or mount that starts with `./` or `../` is relative to the manifest's folder. The driver makes it absolute,
 //! because neither this crate nor the hash may depend on the location of the checkout. The driver also adds the image,
 //! environment, labels, published ports, network, and the mounts of named volumes and secrets.
 
@@ -15,7 +15,7 @@ use serde_json::{Map, Value as Json, json};
 
 use super::patch::{self, ObjectPatch};
 use super::{ContainerRenderer, RenderedContainer, RenderedSetting};
-use crate::application::{Argv, Container, PortProtocol};
+use crate::application::{Argv, Container, PortProtocol, VolumeMount};
 use crate::container_facts::ContainerFacts;
 use crate::container_spec::{
     Capabilities, ContainerPort, ContainerSpec, Defaulted, EngineField, Mount, MountSource, Setting,
@@ -107,7 +107,7 @@ fn apply_change(rendered: &mut RenderedContainer, change: &ObjectPatch) {
 struct BodyRenderer {
     body: Map<String, Json>,
     host_config: Map<String, Json>,
-    volumes: Vec<(String, String)>,
+    volumes: Vec<VolumeMount>,
     settings: Vec<RenderedSetting>,
 }
 
@@ -164,14 +164,26 @@ impl BodyRenderer {
     }
 
     fn add_mounts(&mut self, spec: &ContainerSpec) {
-        let (mut binds, mut tmpfs) = (Vec::new(), Map::new());
+        let (mut binds, mut mounts, mut tmpfs) = (Vec::new(), Vec::new(), Map::new());
         for mount in &spec.mounts {
-            let Mount { source, target, .. } = &mount.value;
-            let path = mount_path(&mount.value);
+            let Mount { source, target, read_only } = &mount.value;
             match source {
-                MountSource::NamedVolume(name) => self.volumes.push((name.clone(), path)),
+                MountSource::NamedVolume(name) => self.volumes.push(VolumeMount {
+                    volume: name.clone(),
+                    target: target.clone(),
+                    read_only: *read_only,
+                }),
+                // A bind separates its parts by colons.
+                MountSource::ProjectPath(source) | MountSource::HostPath(source)
+                    if source.contains(':') || target.contains(':') =>
+                {
+                    let structured = structured_bind(&bind_source(source), target, *read_only);
+                    mounts.push(structured.clone());
+                    self.record(fields::MOUNTS, Some(mount), |_| json!([structured]));
+                }
                 MountSource::ProjectPath(source) | MountSource::HostPath(source) => {
-                    let bind = Json::String(format!("{}:{path}", bind_source(source)));
+                    let mode = if *read_only { ":ro" } else { "" };
+                    let bind = Json::String(format!("{}:{target}{mode}", bind_source(source)));
                     // A list has each entry once.
                     if !binds.contains(&bind) {
                         binds.push(bind.clone());
@@ -187,6 +199,9 @@ impl BodyRenderer {
         }
         if !binds.is_empty() {
             self.set(fields::BINDS, Json::Array(binds));
+        }
+        if !mounts.is_empty() {
+            self.set(fields::MOUNTS, Json::Array(mounts));
         }
         if !tmpfs.is_empty() {
             self.set(fields::TMPFS, Json::Object(tmpfs));
@@ -266,8 +281,15 @@ fn exposed_ports(ports: &[ContainerPort]) -> Json {
     Json::Object(ports.iter().map(exposed_port).collect())
 }
 
-fn mount_path(mount: &Mount) -> String {
-    format!("{}{}", mount.target, if mount.read_only { ":ro" } else { "" })
+/// The same mount as a bind `SOURCE:TARGET`: the engine creates a missing source.
+fn structured_bind(source: &str, target: &str, read_only: bool) -> Json {
+    json!({
+        "Type": "bind",
+        "Source": source,
+        "Target": target,
+        "ReadOnly": read_only,
+        "BindOptions": { "CreateMountpoint": true },
+    })
 }
 
 /// The engine reads a bare name as a named volume, so a relative path needs `./`.

@@ -55,7 +55,7 @@ pub(super) fn render_body(
     let mut rendered = renderer.render(spec, &changes);
     builder.diagnostics.append(&mut rendered.diagnostics);
     record_settings(builder, renderer, spec, &rendered);
-    let volume_names = rendered.volumes.iter().map(|(name, _)| name.clone()).collect();
+    let volume_names = rendered.volumes.iter().map(|mount| mount.volume.clone()).collect();
     let container = Container {
         image: parts.image,
         create_body: rendered.object,
@@ -226,7 +226,9 @@ fn add_mount(builder: &mut UnitBuilder<'_, '_>, spec: &mut ContainerSpec, name: 
     let source = match &volume.source {
         VolumeSource::Named => {
             let mode = if volume.read_only { ":ro" } else { "" };
-            builder.record_intent(&manifest_key, &format!("{target}{mode}"));
+            // Quoted, because the path `/data:ro` is not the path `/data`, read-only.
+            let path = if target.contains(':') { format!("{target:?}") } else { target.clone() };
+            builder.record_intent(&manifest_key, &format!("{path}{mode}"));
             builder.record_origin(&manifest_key, || json!(target), origin.clone());
             MountSource::NamedVolume(name.to_owned())
         }
