@@ -31,6 +31,17 @@ pub fn find(pid: i32) -> Option<Process> {
     parse_stat(pid, &stat[..length])
 }
 
+/// Whether a process with this pid runs, on every system. A recycled pid belongs to another process.
+#[must_use]
+pub fn is_running(pid: i32) -> bool {
+    use rustix::io::Errno;
+    use rustix::process::{Pid, test_kill_process};
+    let Some(valid_pid) = Pid::from_raw(pid).filter(|_| pid > 0) else { return false };
+    // Another user's process may not be signalled, but it exists.
+    let exists = matches!(test_kill_process(valid_pid), Ok(()) | Err(Errno::PERM));
+    exists && find(pid).is_none_or(|process| !process.has_ended)
+}
+
 /// The program's name may contain spaces, parentheses and bytes that are no UTF-8, so fields are counted from the last
 /// `)`.
 fn parse_stat(pid: i32, line: &[u8]) -> Option<Process> {

@@ -12,6 +12,7 @@ mod commands;
 pub mod convert;
 mod edit_check;
 pub mod files;
+mod framing;
 mod handlers;
 mod live;
 mod log_tail;
@@ -34,6 +35,8 @@ use tower_lsp::{LspService, Server as Wire};
 
 pub use convert::diagnostics::set_pages_folder;
 
+const INPUT_BUFFER_BYTES: usize = 256 << 10;
+
 /// Serves one client until it sends `exit` or closes the connection. Returns true if it sent `shutdown` first, as the
 /// protocol requires.
 pub async fn serve<Input, Output>(input: Input, output: Output) -> bool
@@ -50,14 +53,26 @@ where
     Input: AsyncRead + Unpin,
     Output: AsyncWrite,
 {
-    let (service, socket) = LspService::new(|client| server::Server::new(client, agent_socket));
+    let (service, socket) = LspService::build(|client| server::Server::new(client, agent_socket))
+        .custom_method(framing::INVALID_MESSAGE, server::Server::invalid_message)
+        .finish();
     let state = Arc::clone(&service.inner().state);
     let mut tasks = JoinSet::new();
     tasks.spawn(Arc::clone(&state).run_analysis_loop());
     tasks.spawn(Arc::clone(&state).run_refresh_loop());
     tasks.spawn(live::follow_agent(Arc::clone(&state)));
     tasks.spawn(log_tail::run_log_tail_loop(Arc::clone(&state)));
-    Wire::new(input, output, socket).serve(service).await;
+    let (frames, corrected_input) = tokio::io::duplex(INPUT_BUFFER_BYTES);
+    let forward = async {
+        framing::forward_frames(input, frames).await;
+        // The server ends by itself after the end of its input.
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        () = Wire::new(corrected_input, output, socket).serve(service) => {}
+        () = forward => {}
+        () = state.client_ended.notified() => {}
+    }
     // The loops never end on their own.
     tasks.abort_all();
     state.is_shut_down.load(Ordering::Relaxed)

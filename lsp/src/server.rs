@@ -17,6 +17,7 @@ use crate::client_capabilities::ClientCapabilities;
 use crate::commands;
 use crate::convert::Encoding;
 use crate::files;
+use crate::framing;
 use crate::handlers::live::LiveContext;
 use crate::handlers::{
     code_actions, completion, hints, hover, identities, live, navigation, standalone_files, structure,
@@ -36,6 +37,11 @@ impl Server {
     #[must_use]
     pub fn new(client: Client, agent_socket: SocketLocation) -> Self {
         Self { state: Arc::new(ServerState::new(client, agent_socket)) }
+    }
+
+    /// Answers the request that replaces a malformed message.
+    pub async fn invalid_message(&self, params: LSPAny) -> Result<()> {
+        framing::reject_invalid_message(&params)
     }
 
     /// The snapshot of a YAML file of pdev: not of `pdev.lock`, which is TOML.
@@ -117,6 +123,9 @@ impl LanguageServer for Server {
         let offered = params.capabilities.general.and_then(|general| general.position_encodings);
         let encoding = Encoding::negotiate(offered.as_deref());
         self.state.set_client_capabilities(capabilities);
+        if let Some(pid) = params.process_id {
+            self.state.watch_client_process(pid);
+        }
         let mut workspace = self.state.workspace();
         workspace.encoding = encoding;
         if let Some(settings) = params.initialization_options.as_ref().and_then(Settings::read) {

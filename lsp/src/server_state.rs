@@ -27,6 +27,8 @@ use crate::settings::DiagnosticDelivery;
 use crate::virtual_documents::DocumentFolder;
 use crate::workspace::{Snapshot, Workspace};
 
+const CLIENT_CHECK_INTERVAL: Duration = Duration::from_secs(2);
+
 #[derive(Debug)]
 pub struct ServerState {
     pub client: Client,
@@ -47,6 +49,8 @@ pub struct ServerState {
     /// Something changed without the client's knowledge, so the server must ask it to refresh.
     is_client_stale: AtomicBool,
     pub is_shut_down: AtomicBool,
+    /// The process that started the server has ended.
+    pub client_ended: Notify,
     /// Operations of the user and requests to the client whose responses are not awaited.
     pub tasks: TaskGroup,
 }
@@ -69,6 +73,7 @@ impl ServerState {
             log_tail_requested: Notify::new(),
             is_client_stale: AtomicBool::new(false),
             is_shut_down: AtomicBool::new(false),
+            client_ended: Notify::new(),
             tasks: TaskGroup::default(),
         }
     }
@@ -145,6 +150,22 @@ impl ServerState {
                 drop(tokio::time::timeout(TIMEOUT, self.client.code_lens_refresh()).await);
             }
         }
+    }
+
+    /// Ends the server after the process that started it. Its end does not always close the server's input.
+    ///
+    /// The pid is ignored if there is no such process: the client may run on another machine or in a container.
+    pub fn watch_client_process(self: &Arc<Self>, pid: u32) {
+        let Some(pid) = i32::try_from(pid).ok().filter(|pid| host::processes::is_running(*pid)) else { return };
+        let state = Arc::downgrade(self);
+        self.tasks.spawn(async move {
+            while host::processes::is_running(pid) {
+                tokio::time::sleep(CLIENT_CHECK_INTERVAL).await;
+            }
+            if let Some(state) = state.upgrade() {
+                state.client_ended.notify_one();
+            }
+        });
     }
 
     pub fn snapshot(&self, uri: &lsp::Uri) -> Option<Snapshot> {

@@ -214,3 +214,48 @@ async fn advice_is_one_hint_until_it_is_requested() {
     }
     assert!(shown_counts[0] > 40 && shown_counts[1] == 1, "{shown_counts:?}");
 }
+
+#[tokio::test]
+async fn malformed_messages_are_answered_and_session_continues() {
+    let mut editor = Editor::start(push_capabilities()).await;
+    let frame = |body: &str| format!("Content-Length: {}\r\n\r\n{body}", body.len());
+    let request = r#"{"jsonrpc":"2.0","id":90,"method":"$/unknownThing","params":{}}"#;
+    let upper_case = r#"{"jsonrpc":"2.0","id":91,"method":"pdev/none"}"#;
+    for (bytes, id, code) in [
+        (frame("{ not json"), Value::Null, -32700),
+        (frame("[]"), Value::Null, -32600),
+        (frame(r#"[{"jsonrpc":"2.0","id":5,"method":"shutdown"}]"#), Value::Null, -32600),
+        (frame("7"), Value::Null, -32600),
+        (frame(r#"{"jsonrpc":"2.0"}"#), Value::Null, -32600),
+        ("X-Other: 1\r\n\r\n".to_owned(), Value::Null, -32700),
+        (frame(request), json!(90), -32601),
+        (format!("content-type: x\r\nCONTENT-LENGTH:{}\r\n\r\n{upper_case}", upper_case.len()), json!(91), -32601),
+    ] {
+        editor.send_bytes(&bytes).await;
+        let answer = editor.receive_unchecked().await;
+        assert_eq!((&answer["id"], answer["error"]["code"].as_i64()), (&id, Some(code)), "{bytes}: {answer}");
+    }
+    editor.open("pdev.yaml", BAD).await;
+    assert!(!editor.published_diagnostics("pdev.yaml", 1).await.is_empty());
+    assert!(editor.stop().await);
+}
+
+#[tokio::test]
+async fn server_ends_after_process_of_its_client() {
+    use tokio::io::AsyncWriteExt;
+    let mut client = std::process::Command::new("sleep").arg("600").spawn().unwrap();
+    let (mut near, far) = tokio::io::duplex(1 << 16);
+    let (input, output) = tokio::io::split(far);
+    let folder = tempfile::tempdir().unwrap();
+    let socket = client::SocketLocation::in_folder(folder.path().join("never-made"));
+    let server = tokio::spawn(lsp::serve_with_agent_at(input, output, socket));
+    let params = json!({ "processId": client.id(), "rootUri": null, "capabilities": {} });
+    let body = json!({ "jsonrpc": "2.0", "id": 1, "method": "initialize", "params": params }).to_string();
+    near.write_all(format!("Content-Length: {}\r\n\r\n{body}", body.len()).as_bytes()).await.unwrap();
+    // The response shows that the server knows the process.
+    tokio::io::AsyncReadExt::read_u8(&mut near).await.unwrap();
+    client.kill().unwrap();
+    client.wait().unwrap();
+    let was_shut_down = tokio::time::timeout(std::time::Duration::from_secs(60), server).await.unwrap().unwrap();
+    assert!(!was_shut_down);
+}

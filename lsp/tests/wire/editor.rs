@@ -235,11 +235,27 @@ impl Editor {
 
     async fn send(&mut self, message: &Value) {
         let body = message.to_string();
-        let framed = format!("Content-Length: {}\r\n\r\n{body}", body.len());
+        self.send_bytes(&format!("Content-Length: {}\r\n\r\n{body}", body.len())).await;
+    }
+
+    /// Sends bytes that need not be a valid message.
+    pub async fn send_bytes(&mut self, framed: &str) {
         tokio::time::timeout(DEADLINE, self.output.write_all(framed.as_bytes())).await.unwrap().unwrap();
     }
 
+    /// The next message, which is not checked against the protocol.
+    pub async fn receive_unchecked(&mut self) -> Value {
+        let message = self.read_message().await;
+        if message.get("method").is_some() { Box::pin(self.receive_unchecked()).await } else { message }
+    }
+
     async fn receive(&mut self) -> Value {
+        let message = self.read_message().await;
+        self.conversation.check_message(&message);
+        message
+    }
+
+    async fn read_message(&mut self) -> Value {
         let read = async {
             let mut length = 0;
             loop {
@@ -256,9 +272,7 @@ impl Editor {
             self.input.read_exact(&mut body).await.unwrap();
             serde_json::from_slice(&body).unwrap()
         };
-        let message = tokio::time::timeout(DEADLINE, read).await.expect("a message before the deadline");
-        self.conversation.check_message(&message);
-        message
+        tokio::time::timeout(DEADLINE, read).await.expect("a message before the deadline")
     }
 }
 
