@@ -6,7 +6,7 @@ mod files;
 use std::fmt::Write;
 
 use files::{format_diagnostics, load_manifest, load_manifest_for, resolve_inputs};
-use plan::application::{Application, Argv, Body, Check, Health, ReadyCheck, RuntimeKind, Unit};
+use plan::application::{Application, Argv, Body, Check, Health, ReadyCheck, RuntimeKind, Unit, VolumeMount};
 use plan::explain::{ExplainResult, describe_origin, explain};
 use plan::{LoadedManifest, ResolvedApplication, resolve};
 use serde_json::json;
@@ -225,7 +225,8 @@ fn manifest_settings_override_defaults() {
     assert_eq!(added, [&json!("IPC_LOCK"), &json!("SYS_NICE")]);
     assert_eq!(container.create_body["Cmd"], json!(["/bin/sh", "-c", "./serve --fast"]));
     assert_eq!(container.create_body["Hostname"], "box");
-    assert_eq!(container.volumes, [("data".to_owned(), "/data".to_owned())]);
+    let volume = VolumeMount { volume: "data".to_owned(), target: "/data".to_owned(), read_only: false };
+    assert_eq!(container.volumes, [volume]);
     assert!(resolved.application.volumes.contains_key("data"));
     assert_explanations(&loaded, &resolved);
 }

@@ -122,7 +122,11 @@ impl PlanFixture {
             .volumes
             .insert(volume.to_owned(), VolumeSpec { owner: unit.to_owned(), runtime: RuntimeKind::DOCKER });
         if let Some(Unit { body: Body::Container(container), .. }) = self.desired.units.get_mut(unit) {
-            container.volumes.push((volume.to_owned(), "/data".to_owned()));
+            container.volumes.push(VolumeMount {
+                volume: volume.to_owned(),
+                target: "/data".to_owned(),
+                read_only: false,
+            });
         }
     }
 
