@@ -97,7 +97,10 @@ fn redis_renders_for_docker_and_process() {
             &BTreeMap::from([("main".to_owned(), "6379".to_owned())]),
         )
         .unwrap();
-    assert_eq!(outputs["url"].0, "redis://cache:6379");
+    // Every user of this machine can reach a port on the loopback.
+    assert_eq!(outputs["url"], ("redis://:s3%2Fcr%3At@cache:6379".to_owned(), true));
+    let open = render_context("7", "6379", r#"{"password": ""}"#);
+    assert!(!found.module.render(RenderTarget::Docker, &open).unwrap().command.contains(&"/tmp/auth.conf".to_owned()));
 }
 
 fn resolve_errors(uses: &str, files: &[(&str, &str)]) -> Vec<String> {
