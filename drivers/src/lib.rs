@@ -6,6 +6,7 @@ pub mod docker;
 pub mod driver;
 pub mod factory;
 pub mod fake;
+mod image_build;
 pub mod problem;
 pub mod process;
 pub mod scope;

@@ -1,18 +1,19 @@
-//! Local images: checks which are present, and pulls (see `registry`) or builds (see `build`) missing ones.
+//! Local images: checks which are present, and pulls (see `registry`) or builds (see `image_build`) missing ones.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bollard::Docker as Engine;
 use bollard::models::ImageInspect;
-use bollard::query_parameters::RemoveImageOptions;
-use plan::application::{Body, BuildSpec, Container, ImageSource, PreviewId, PullPolicy, Unit, UnitName};
+use plan::application::{Body, Container, ImageSource, PreviewId, PullPolicy, Unit, UnitName};
 use plan::observed::Images;
 
+use super::engine_sink::EngineSink;
 use super::names::container_unit;
 use super::problems::with_timeout;
-use super::{READ_TIMEOUT, StepContext, build, registry};
+use super::{READ_TIMEOUT, StepContext, registry};
 use crate::driver::StepOutcome;
+use crate::image_build;
 use crate::problem::{Problem, ProblemKind};
 use crate::scope::Scope;
 
@@ -73,7 +74,9 @@ pub(super) async fn resolve_image(
     // Nothing was prepared in this process, for example because the agent was restarted.
     let reference = match &container.image {
         ImageSource::Reference(reference) => reference.clone(),
-        ImageSource::Build(spec) => build::image_tag(scope, unit, &build::read_inputs(scope, unit, spec).await?.hash),
+        ImageSource::Build(spec) => {
+            image_build::image_tag(scope, unit, &image_build::read_inputs(scope, unit, spec).await?.hash)
+        }
     };
     let image_id = find_image_id(context.engine, &reference).await?.ok_or_else(|| {
         let message = format!("`{}`: the image `{reference}` is not present", unit.name);
@@ -84,7 +87,7 @@ pub(super) async fn resolve_image(
 }
 
 /// The image's id if it is present.
-async fn find_image_id(engine: &Engine, reference: &str) -> Result<Option<String>, Problem> {
+pub(super) async fn find_image_id(engine: &Engine, reference: &str) -> Result<Option<String>, Problem> {
     Ok(find_local_image(engine, reference).await?.and_then(|image| image.id))
 }
 
@@ -113,12 +116,12 @@ pub(super) async fn inspect_images(context: &StepContext<'_>, scope: &Scope) -> 
         let (reference, reason) = match &container.image {
             ImageSource::Reference(reference) => (reference.clone(), "not present".to_owned()),
             ImageSource::Build(spec) => {
-                let inputs = build::read_inputs(scope, unit, spec).await?;
+                let inputs = image_build::read_inputs(scope, unit, spec).await?;
                 let reason = match &inputs.changed_path {
                     Some(path) => format!("context changed: {path}"),
                     None => "not built yet".to_owned(),
                 };
-                (build::image_tag(scope, unit, &inputs.hash), reason)
+                (image_build::image_tag(scope, unit, &inputs.hash), reason)
             }
         };
         Ok::<_, Problem>(WantedImage { unit, container, reference, reason })
@@ -167,7 +170,8 @@ pub(super) async fn prepare_image(
     let (unit, container) = container_unit(scope, name)?;
     let (reference, identity, notes) = match &container.image {
         ImageSource::Build(spec) => {
-            let (tag, identity) = build_until_stable(context.engine, scope, unit, spec).await?;
+            let (tag, identity) =
+                image_build::build_until_stable(&EngineSink(context.engine), scope, unit, spec).await?;
             (tag, identity, Vec::new())
         }
         ImageSource::Reference(reference) => {
@@ -204,32 +208,4 @@ async fn fetch_image(
         (None, _) => registry::pull(engine, scope, unit, reference).await?,
     }
     Ok((find_image_id(engine, reference).await?.ok_or_else(not_present)?, Vec::new()))
-}
-
-/// Builds until the inputs are the same before and after. Files are hashed before they are sent, so an edit in between
-/// would put its content under the wrong hash; such an image is removed.
-async fn build_until_stable(
-    engine: &Engine,
-    scope: &Scope,
-    unit: &Unit,
-    spec: &BuildSpec,
-) -> Result<(String, String), Problem> {
-    // An input that changes during every build, such as a log file, needs an entry in `.dockerignore`.
-    const TRIES: usize = 3;
-    for _ in 0..TRIES {
-        let inputs = build::read_inputs(scope, unit, spec).await?;
-        let hash = inputs.hash.clone();
-        let tag = build::build_image(engine, scope, unit, spec, inputs).await?;
-        if build::read_inputs(scope, unit, spec).await?.hash == hash {
-            let removed = || {
-                Problem::new(ProblemKind::ImageNotFound, format!("the image `{tag}` was removed right after its build"))
-            };
-            let identity = find_image_id(engine, &tag).await?.ok_or_else(removed)?;
-            return Ok((tag, identity));
-        }
-        drop(engine.remove_image(&tag, None::<RemoveImageOptions>, None).await);
-    }
-    let message = format!("`{}`: the build context changed during each of {TRIES} builds", unit.name);
-    Err(Problem::new(ProblemKind::BuildFailed, message)
-        .hint("Exclude files that change all the time (logs, build output) with `.dockerignore`."))
 }

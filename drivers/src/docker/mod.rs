@@ -3,12 +3,10 @@
 //! Makes no decisions. Keeps one connection and drops it when the engine stops answering; all state is in the engine.
 
 mod apply;
-mod build;
-mod build_inputs;
 mod connect;
 mod context;
 mod credential_network;
-mod dockerignore;
+mod engine_sink;
 mod events;
 mod exec;
 mod factory;

@@ -60,6 +60,36 @@ async fn remove_images(preview: &TestPreview) {
 
 const DOCKERFILE: &str = "FROM debian:stable-slim\nARG WORD=none\nCOPY . /app\nRUN echo \"$WORD\" > /word\n";
 
+/// The Dockerfile outside of the context, and a link to it; files keep their times.
+#[tokio::test]
+async fn foreign_dockerfile_builds_and_files_keep_their_times() {
+    if should_skip().await {
+        return;
+    }
+    for dockerfile in ["../web.Dockerfile", "link"] {
+        let mut unit = built_unit("web", &[("WORD", "hello")]);
+        if let Body::Container(container) = &mut unit.body {
+            if let ImageSource::Build(spec) = &mut container.image {
+                spec.dockerfile = dockerfile.to_owned();
+            }
+            container.create_body["Cmd"] = json!(["cat /word; stat -c '%n %Y' /app/old.txt"]);
+        }
+        let preview = TestPreview::open("foreign", vec![unit]).await;
+        write_context(&preview, &[("../web.Dockerfile", DOCKERFILE), ("old.txt", "1")]);
+        let context = preview.locations().project.join("app");
+        std::os::unix::fs::symlink("../web.Dockerfile", context.join("link")).expect("linked");
+        let time = std::time::UNIX_EPOCH + Duration::from_secs(1_234_567_890);
+        let file = fs::File::options().write(true).open(context.join("old.txt")).expect("opens");
+        file.set_modified(time).expect("the time is set");
+        preview.perform_ok(prepare_action("web")).await;
+        preview.perform_ok(create_action("web")).await;
+        preview.perform_ok(start_action("web")).await;
+        assert_eq!(wait_for_output(&preview, "web").await, ["hello", "/app/old.txt 1234567890"], "{dockerfile}");
+        remove_images(&preview).await;
+        preview.close().await;
+    }
+}
+
 #[tokio::test]
 async fn image_contains_only_its_build_inputs() {
     if should_skip().await {

@@ -10,7 +10,7 @@ use std::fs::{self, Metadata};
 use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use host::files::is_vanished;
 use plan::application::BuildSpec;
@@ -22,30 +22,40 @@ use crate::problem::{Problem, ProblemKind};
 
 /// One file, folder or link of the context, with its path relative to the context.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct ContextEntry {
-    pub(super) path: PathBuf,
-    pub(super) kind: EntryKind,
-    pub(super) mode: u32,
+pub(crate) struct ContextEntry {
+    pub(crate) path: PathBuf,
+    pub(crate) kind: EntryKind,
+    pub(crate) mode: u32,
+    /// Unix seconds. Not part of the hash, because a fresh checkout must not cause a build.
+    pub(crate) modified: u64,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) enum EntryKind {
+pub(crate) enum EntryKind {
     Folder,
-    File { size: u64 },
-    Link { target: PathBuf },
+    File {
+        size: u64,
+    },
+    Link {
+        target: PathBuf,
+    },
+    /// A file of the context that is elsewhere on this machine.
+    Inline {
+        bytes: Vec<u8>,
+    },
 }
 
 /// The scanned inputs of one build.
 #[derive(Debug)]
-pub(super) struct BuildInputs {
-    pub(super) context_folder: PathBuf,
+pub(crate) struct BuildInputs {
+    pub(crate) context_folder: PathBuf,
     /// Relative to the context.
-    pub(super) dockerfile: PathBuf,
-    pub(super) entries: Vec<ContextEntry>,
+    pub(crate) dockerfile: PathBuf,
+    pub(crate) entries: Vec<ContextEntry>,
     /// Hex SHA-256.
-    pub(super) hash: String,
+    pub(crate) hash: String,
     /// The first path that differs from the previous scan. `None` if there is no difference or no previous scan.
-    pub(super) changed_path: Option<String>,
+    pub(crate) changed_path: Option<String>,
 }
 
 #[derive(Clone, PartialEq, Eq)]
@@ -57,10 +67,13 @@ struct FileStamp {
     mode: u32,
 }
 
+/// The name in the context of a Dockerfile that is outside of it or a link.
+const FOREIGN_DOCKERFILE: &str = ".pdev.Dockerfile";
+
 type DigestCache = BTreeMap<PathBuf, (FileStamp, String)>;
 
 /// Scans the context of one unit. Blocking.
-pub(super) fn scan_context(unit: &str, project: &Path, spec: &BuildSpec, cache: &Path) -> Result<BuildInputs, Problem> {
+pub(crate) fn scan_context(unit: &str, project: &Path, spec: &BuildSpec, cache: &Path) -> Result<BuildInputs, Problem> {
     let context = project.join(&spec.context);
     let metadata = fs::metadata(&context)
         .map_err(|error| input_problem(unit, &format!("the build context `{}`", spec.context), &error))?;
@@ -70,9 +83,10 @@ pub(super) fn scan_context(unit: &str, project: &Path, spec: &BuildSpec, cache: 
             format!("`{unit}`: the build context `{}` is not a folder", spec.context),
         ));
     }
-    let dockerfile = PathBuf::from(&spec.dockerfile);
+    let dockerfile = normalize(Path::new(&spec.dockerfile));
+    let dockerfile = dockerfile.strip_prefix(normalize(&context)).map(Path::to_owned).unwrap_or(dockerfile);
     let text = fs::read(context.join(&dockerfile)).map_err(|error| {
-        let dockerfile_path = Path::new(&spec.context).join(&dockerfile);
+        let dockerfile_path = normalize(&Path::new(&spec.context).join(&dockerfile));
         input_problem(unit, &format!("the Dockerfile `{}`", dockerfile_path.display()), &error).hint(format!(
             "Create it, select another file with `services.{unit}.build: {{ dockerfile: PATH }}`, or set an `image`."
         ))
@@ -87,6 +101,13 @@ pub(super) fn scan_context(unit: &str, project: &Path, spec: &BuildSpec, cache: 
     let previous = load_cache(&cache_path);
     let (current, changed_path) = hash_files(unit, &context, &mut entries, &previous)?;
     let hash = total_hash(spec, &text, &entries, &current);
+    let dockerfile = if is_file_inside(&context, &dockerfile) {
+        dockerfile
+    } else {
+        let kind = EntryKind::Inline { bytes: text };
+        entries.push(ContextEntry { path: FOREIGN_DOCKERFILE.into(), kind, mode: 0o644, modified: 0 });
+        FOREIGN_DOCKERFILE.into()
+    };
     if current != previous {
         // Ignore errors: without the cache, the next scan only reads the files again.
         drop(store_cache(&cache_path, &current));
@@ -98,6 +119,29 @@ pub(super) fn scan_context(unit: &str, project: &Path, spec: &BuildSpec, cache: 
         hash,
         changed_path: changed_path.filter(|_| !previous.is_empty()),
     })
+}
+
+/// Removes `.` and `..`, as the docker command does before it opens the file.
+fn normalize(path: &Path) -> PathBuf {
+    let mut normal = PathBuf::new();
+    for part in path.components() {
+        match part {
+            Component::CurDir => {}
+            Component::ParentDir if matches!(normal.components().next_back(), Some(Component::Normal(_))) => {
+                normal.pop();
+            }
+            _ => normal.push(part),
+        }
+    }
+    normal
+}
+
+/// False for a file outside of the folder, and for a link: the builder sees only the context, in which its target may be
+/// missing.
+fn is_file_inside(folder: &Path, file: &Path) -> bool {
+    let real_folder = folder.canonicalize();
+    let real_file = folder.join(file).canonicalize();
+    file.is_relative() && matches!((real_folder, real_file), (Ok(folder), Ok(real)) if folder.join(file) == real)
 }
 
 fn input_problem(unit: &str, input: &str, error: &io::Error) -> Problem {
@@ -173,7 +217,8 @@ fn walk(
                 pending.push((path.clone(), child_rules));
             }
             if let Some(kind) = entry_kind(&context.join(&path), &metadata).filter(|_| !is_excluded) {
-                entries.push(ContextEntry { path, kind, mode: metadata.mode() & 0o7777 });
+                let modified = u64::try_from(metadata.mtime()).unwrap_or_default();
+                entries.push(ContextEntry { path, kind, mode: metadata.mode() & 0o7777, modified });
             }
         }
     }
@@ -278,6 +323,7 @@ fn total_hash(spec: &BuildSpec, dockerfile: &[u8], entries: &[ContextEntry], con
         match &entry.kind {
             EntryKind::Folder => add(b"folder"),
             EntryKind::Link { target } => add(target.as_os_str().as_bytes()),
+            EntryKind::Inline { bytes } => add(bytes),
             EntryKind::File { .. } => {
                 add(contents.get(&entry.path).map(|(_, digest)| digest.as_bytes()).unwrap_or_default());
             }
@@ -365,7 +411,12 @@ mod tests {
     #[test]
     fn file_that_vanishes_during_the_scan_counts_as_absent() {
         let root = tempfile::tempdir().unwrap();
-        let file = |name: &str| ContextEntry { path: name.into(), kind: EntryKind::File { size: 1 }, mode: 0o644 };
+        let file = |name: &str| ContextEntry {
+            path: name.into(),
+            kind: EntryKind::File { size: 1 },
+            mode: 0o644,
+            modified: 0,
+        };
         fs::write(root.path().join("a"), "a").unwrap();
         fs::write(root.path().join("file"), "f").unwrap();
         let mut entries = vec![file("a"), file("gone"), file("gone-folder/b"), file("file/was-a-folder")];
@@ -415,5 +466,64 @@ mod tests {
                 .message
                 .contains("`./none` does not exist")
         );
+    }
+
+    /// As with `docker build -f`.
+    #[test]
+    fn dockerfile_is_found_however_its_path_is_written() {
+        let root = tempfile::tempdir().unwrap();
+        let project = root.path().join("p");
+        fs::create_dir_all(project.join("ops")).unwrap();
+        for path in ["Dockerfile", "ops/Dockerfile", "../Outside"] {
+            fs::write(project.join(path), format!("FROM {path}\n")).unwrap();
+        }
+        symlink("../../Outside", project.join("ops/link")).unwrap();
+        fs::write(project.join("ops/Dockerfile.dockerignore"), "*.log\n").unwrap();
+        fs::write(root.path().join("Outside.dockerignore"), "*.log\n").unwrap();
+        fs::write(project.join("x.log"), "").unwrap();
+        fs::write(project.join(".dockerignore"), "ops\nDockerfile\n").unwrap();
+        let absolute = project.join("ops/Dockerfile").display().to_string();
+        for (written, expected, text, has_log) in [
+            ("./Dockerfile", "Dockerfile", "FROM Dockerfile\n", true),
+            ("./ops/Dockerfile", "ops/Dockerfile", "FROM ops/Dockerfile\n", false),
+            ("ops/../ops/./Dockerfile", "ops/Dockerfile", "FROM ops/Dockerfile\n", false),
+            (absolute.as_str(), "ops/Dockerfile", "FROM ops/Dockerfile\n", false),
+            ("../Outside", FOREIGN_DOCKERFILE, "FROM ../Outside\n", false),
+            ("ops/link", FOREIGN_DOCKERFILE, "FROM ../Outside\n", true),
+        ] {
+            let spec = BuildSpec { dockerfile: written.to_owned(), ..spec() };
+            let inputs = scan_context("web", &project, &spec, root.path()).unwrap();
+            assert_eq!(inputs.dockerfile, Path::new(expected), "{written}");
+            let entry = inputs.entries.iter().find(|entry| entry.path == inputs.dockerfile);
+            match &entry.unwrap_or_else(|| panic!("{written}: it is in the context")).kind {
+                EntryKind::Inline { bytes } => assert_eq!(String::from_utf8_lossy(bytes), text, "{written}"),
+                _ => assert_eq!(fs::read_to_string(project.join(expected)).unwrap(), text, "{written}"),
+            }
+            let log = inputs.entries.iter().any(|entry| entry.path == Path::new("x.log"));
+            assert_eq!(log, has_log, "{written}: the ignore file beside the Dockerfile takes precedence");
+        }
+    }
+
+    #[test]
+    fn times_are_recorded_but_not_hashed() {
+        let root = tempfile::tempdir().unwrap();
+        let project = root.path().join("p");
+        fs::create_dir(&project).unwrap();
+        let file = project.join("Dockerfile");
+        fs::write(&file, "FROM scratch\n").unwrap();
+        let scan = || scan_context("web", &project, &spec(), &root.path().join("c")).unwrap();
+        let set_time = |seconds| {
+            let time = std::time::UNIX_EPOCH + std::time::Duration::from_secs(seconds);
+            fs::File::options().write(true).open(&file).unwrap().set_modified(time).unwrap();
+        };
+        set_time(1_000_000_000);
+        let first = scan();
+        let time_of = |inputs: &BuildInputs| {
+            inputs.entries.iter().find(|entry| entry.path == Path::new("Dockerfile")).unwrap().modified
+        };
+        assert_eq!(time_of(&first), 1_000_000_000);
+        set_time(1_100_000_000);
+        let second = scan();
+        assert_eq!((time_of(&second), &second.hash), (1_100_000_000, &first.hash));
     }
 }

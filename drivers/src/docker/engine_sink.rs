@@ -1,84 +1,72 @@
-//! Builds images with the engine's BuildKit: streams the context as a tar, forwards progress, and reports failures with
-//! their output.
+//! Builds images with the engine's BuildKit, forwards progress, and reports failures with their output.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use bollard::Docker as Engine;
 use bollard::body_stream;
 use bollard::models::{BuildInfo, BuildInfoAux};
-use bollard::query_parameters::{BuildImageOptionsBuilder, BuilderVersion};
-use bytes::Bytes;
-use futures_util::{StreamExt, stream};
-use plan::application::{BuildSpec, Unit};
-use tokio::sync::mpsc;
+use bollard::query_parameters::{BuildImageOptionsBuilder, BuilderVersion, RemoveImageOptions};
+use futures_util::StreamExt;
+use plan::application::Unit;
 
-use super::build_inputs::{BuildInputs, ContextEntry, EntryKind, scan_context};
+use super::images;
 use super::problems::to_problem;
+use crate::image_build::{Build, ImageSink, stream_context};
 use crate::problem::{Problem, ProblemKind};
 use crate::scope::{ProgressLine, Scope};
 
-/// Maximum chunks of the tar that wait for the engine.
-const QUEUE_CAPACITY: usize = 16;
-const CHUNK_SIZE: usize = 256 << 10;
 /// A build without any message for this time is considered hung.
 const BUILD_SILENCE_TIMEOUT: Duration = Duration::from_secs(900);
 /// Maximum lines of the failed step in the error.
 const OUTPUT_LINES_MAX: usize = 40;
 
-/// `pdev/shop-api:0123456789ab`: the tag is the hash of the inputs, so the presence of the tag shows that the image is
-/// current.
-pub(super) fn image_tag(scope: &Scope, unit: &Unit, hash: &str) -> String {
-    format!("pdev/{}-{}:{}", scope.preview.app, unit.name, hash.get(..12).unwrap_or(hash))
-}
+/// The images of one engine: it builds them, and starts containers from them.
+pub(super) struct EngineSink<'a>(pub(super) &'a Engine);
 
-pub(super) async fn read_inputs(scope: &Scope, unit: &Unit, spec: &BuildSpec) -> Result<Arc<BuildInputs>, Problem> {
-    let (name, spec) = (unit.name.clone(), spec.clone());
-    let (project, cache) = (scope.locations.project.clone(), scope.locations.cache.clone());
-    let work = tokio::task::spawn_blocking(move || scan_context(&name, &project, &spec, &cache));
-    work.await
-        .unwrap_or_else(|error| {
-            Err(Problem::new(ProblemKind::Internal, format!("reading the build context failed: {error}")))
-        })
-        .map(Arc::new)
-}
+#[async_trait]
+impl ImageSink for EngineSink<'_> {
+    async fn find_image(&self, reference: &str) -> Result<Option<String>, Problem> {
+        images::find_image_id(self.0, reference).await
+    }
 
-pub(super) async fn build_image(
-    engine: &Engine,
-    scope: &Scope,
-    unit: &Unit,
-    spec: &BuildSpec,
-    inputs: Arc<BuildInputs>,
-) -> Result<String, Problem> {
-    let tag = image_tag(scope, unit, &inputs.hash);
-    let session = format!("pdev-{}-{}-{}", scope.preview.id.0, unit.name, inputs.hash.get(..12).unwrap_or_default());
-    let mut options = BuildImageOptionsBuilder::default()
-        .dockerfile(&inputs.dockerfile.to_string_lossy())
-        .t(&tag)
-        .rm(true)
-        .version(BuilderVersion::BuilderBuildKit)
-        .session(&session)
-        .labels(&HashMap::from([("dev.pdev.build".to_owned(), inputs.hash.clone())]))
-        .buildargs(&spec.args.iter().map(|(name, value)| (name.clone(), value.clone())).collect::<HashMap<_, _>>());
-    if let Some(target) = &spec.target {
-        options = options.target(target);
-    }
-    if let Some(platform) = &spec.platform {
-        options = options.platform(platform);
-    }
-    let (body, context_task) = stream_context(inputs);
-    let mut progress = BuildProgress::new(scope, unit);
-    // `follow_build` owns the response stream and drops it on return, which closes the channel of a writer that still
-    // waits for the engine to read. Otherwise `context_task` would never end.
-    let outcome = follow_build(engine.build_image(options.build(), None, Some(body_stream(body))), &mut progress).await;
-    // An unreadable file explains the failure better than the engine's error about a truncated tar.
-    match (outcome, context_task.await) {
-        (Err(_), Ok(Err(error))) if error.kind() != io::ErrorKind::BrokenPipe => {
-            Err(Problem::io(format!("`{}`: cannot send the build context", unit.name), &error))
+    async fn build_image(&self, build: &Build<'_>) -> Result<(), Problem> {
+        let Build { scope, unit, spec, inputs, tag } = build;
+        let short_hash = inputs.hash.get(..12).unwrap_or_default();
+        let mut options = BuildImageOptionsBuilder::default()
+            .dockerfile(&inputs.dockerfile.to_string_lossy())
+            .t(tag)
+            .rm(true)
+            .version(BuilderVersion::BuilderBuildKit)
+            .session(&format!("pdev-{}-{}-{short_hash}", scope.preview.id.0, unit.name))
+            .labels(&HashMap::from([("dev.pdev.build".to_owned(), inputs.hash.clone())]))
+            .buildargs(&spec.args.iter().map(|(name, value)| (name.clone(), value.clone())).collect::<HashMap<_, _>>());
+        if let Some(target) = &spec.target {
+            options = options.target(target);
         }
-        (outcome, _) => outcome.map(|()| tag),
+        if let Some(platform) = &spec.platform {
+            options = options.platform(platform);
+        }
+        let (body, context_task) = stream_context(Arc::clone(inputs));
+        let mut progress = BuildProgress::new(scope, unit);
+        // `follow_build` owns the response stream and drops it on return, which closes the channel of a writer that
+        // still waits for the engine to read. Otherwise `context_task` would never end.
+        let messages = self.0.build_image(options.build(), None, Some(body_stream(body)));
+        let outcome = follow_build(messages, &mut progress).await;
+        // An unreadable file explains the failure better than the engine's error about a truncated tar.
+        match (outcome, context_task.await) {
+            (Err(_), Ok(Err(error))) if error.kind() != io::ErrorKind::BrokenPipe => {
+                Err(Problem::io(format!("`{}`: cannot send the build context", unit.name), &error))
+            }
+            (outcome, _) => outcome,
+        }
+    }
+
+    async fn remove_image(&self, reference: &str) {
+        drop(self.0.remove_image(reference, None::<RemoveImageOptions>, None).await);
     }
 }
 
@@ -105,91 +93,6 @@ async fn follow_build(
             }
             Ok(Some(Err(error))) => return Err(progress.to_problem(&to_problem("the build failed", &error).message)),
         }
-    }
-}
-
-type ContextTask = tokio::task::JoinHandle<io::Result<()>>;
-
-/// Streams the tar as a request body. A blocking thread writes it a few chunks ahead of the engine, so it is never in
-/// memory as a whole.
-fn stream_context(inputs: Arc<BuildInputs>) -> (impl futures_util::Stream<Item = Bytes> + Send + 'static, ContextTask) {
-    let (sender, receiver) = mpsc::channel::<Bytes>(QUEUE_CAPACITY);
-    let context_task = tokio::task::spawn_blocking(move || {
-        let mut tar = tar::Builder::new(ChunkWriter { sender, buffer: Vec::with_capacity(CHUNK_SIZE) });
-        for entry in &inputs.entries {
-            append_entry(&mut tar, &inputs.context_folder, entry)?;
-        }
-        tar.into_inner()?.flush_all()
-    });
-    let pieces =
-        stream::unfold(receiver, |mut receiver| async move { receiver.recv().await.map(|chunk| (chunk, receiver)) });
-    (pieces, context_task)
-}
-
-fn append_entry(
-    tar: &mut tar::Builder<ChunkWriter>,
-    context: &std::path::Path,
-    entry: &ContextEntry,
-) -> io::Result<()> {
-    let mut header = tar::Header::new_gnu();
-    // The same inputs must give the same bytes, independent of the user and the time of the checkout.
-    header.set_mtime(0);
-    header.set_uid(0);
-    header.set_gid(0);
-    header.set_mode(entry.mode);
-    match &entry.kind {
-        EntryKind::Folder => {
-            header.set_entry_type(tar::EntryType::Directory);
-            header.set_size(0);
-            tar.append_data(&mut header, &entry.path, io::empty())
-        }
-        EntryKind::Link { target } => {
-            header.set_entry_type(tar::EntryType::Symlink);
-            header.set_size(0);
-            tar.append_link(&mut header, &entry.path, target)
-        }
-        EntryKind::File { size } => {
-            header.set_size(*size);
-            let file = match std::fs::File::open(context.join(&entry.path)) {
-                // It vanished after the scan. Its absence changes the hash, so the next plan builds again.
-                Err(error) if host::files::is_vanished(&error) => return Ok(()),
-                file => file?,
-            };
-            // Truncates a file that has grown and pads one that has shrunk. The tar stays valid, and the changed hash
-            // reveals the edit after the build.
-            let padded = io::Read::chain(io::Read::take(file, *size), io::repeat(0));
-            tar.append_data(&mut header, &entry.path, io::Read::take(padded, *size))
-        }
-    }
-}
-
-struct ChunkWriter {
-    sender: mpsc::Sender<Bytes>,
-    buffer: Vec<u8>,
-}
-
-impl ChunkWriter {
-    fn flush_all(mut self) -> io::Result<()> {
-        self.send_chunk()
-    }
-
-    fn send_chunk(&mut self) -> io::Result<()> {
-        let chunk = Bytes::from(std::mem::replace(&mut self.buffer, Vec::with_capacity(CHUNK_SIZE)));
-        self.sender.blocking_send(chunk).map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))
-    }
-}
-
-impl io::Write for ChunkWriter {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.buffer.extend_from_slice(bytes);
-        if self.buffer.len() >= CHUNK_SIZE {
-            self.send_chunk()?;
-        }
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
     }
 }
 
