@@ -8,13 +8,13 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bollard::Docker as Engine;
 use bollard::body_stream;
-use bollard::models::{BuildInfo, BuildInfoAux};
+use bollard::models::{BuildInfo, BuildInfoAux, ImageInspect};
 use bollard::query_parameters::{BuildImageOptionsBuilder, BuilderVersion, RemoveImageOptions};
 use futures_util::StreamExt;
 use plan::application::Unit;
 
-use super::images;
-use super::problems::to_problem;
+use super::READ_TIMEOUT;
+use super::problems::{to_problem, with_timeout};
 use crate::image_build::{Build, ImageSink, stream_context};
 use crate::problem::{Problem, ProblemKind};
 use crate::scope::{ProgressLine, Scope};
@@ -30,7 +30,7 @@ pub(super) struct EngineSink<'a>(pub(super) &'a Engine);
 #[async_trait]
 impl ImageSink for EngineSink<'_> {
     async fn find_image(&self, reference: &str) -> Result<Option<String>, Problem> {
-        images::find_image_id(self.0, reference).await
+        find_image_id(self.0, reference).await
     }
 
     async fn build_image(&self, build: &Build<'_>) -> Result<(), Problem> {
@@ -67,6 +67,19 @@ impl ImageSink for EngineSink<'_> {
 
     async fn remove_image(&self, reference: &str) {
         drop(self.0.remove_image(reference, None::<RemoveImageOptions>, None).await);
+    }
+}
+
+/// The image's id if it is present.
+pub(super) async fn find_image_id(engine: &Engine, reference: &str) -> Result<Option<String>, Problem> {
+    Ok(find_local_image(engine, reference).await?.and_then(|image| image.id))
+}
+
+pub(super) async fn find_local_image(engine: &Engine, reference: &str) -> Result<Option<ImageInspect>, Problem> {
+    match with_timeout(READ_TIMEOUT, "cannot look up an image", engine.inspect_image(reference)).await {
+        Ok(image) => Ok(Some(image)),
+        Err(problem) if matches!(problem.kind, ProblemKind::NotFound | ProblemKind::ImageNotFound) => Ok(None),
+        Err(problem) => Err(problem),
     }
 }
 

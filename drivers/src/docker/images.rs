@@ -4,14 +4,12 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bollard::Docker as Engine;
-use bollard::models::ImageInspect;
 use plan::application::{Body, Container, ImageSource, PreviewId, PullPolicy, Unit, UnitName};
 use plan::observed::Images;
 
-use super::engine_sink::EngineSink;
+use super::engine_sink::{EngineSink, find_image_id, find_local_image};
 use super::names::container_unit;
-use super::problems::with_timeout;
-use super::{READ_TIMEOUT, StepContext, registry};
+use super::{StepContext, registry};
 use crate::driver::StepOutcome;
 use crate::image_build;
 use crate::problem::{Problem, ProblemKind};
@@ -84,19 +82,6 @@ pub(super) async fn resolve_image(
             .hint("Run `pdev up` again, because the image was removed in the meantime.")
     })?;
     Ok((reference, image_id))
-}
-
-/// The image's id if it is present.
-pub(super) async fn find_image_id(engine: &Engine, reference: &str) -> Result<Option<String>, Problem> {
-    Ok(find_local_image(engine, reference).await?.and_then(|image| image.id))
-}
-
-async fn find_local_image(engine: &Engine, reference: &str) -> Result<Option<ImageInspect>, Problem> {
-    match with_timeout(READ_TIMEOUT, "cannot look up an image", engine.inspect_image(reference)).await {
-        Ok(image) => Ok(Some(image)),
-        Err(problem) if matches!(problem.kind, ProblemKind::NotFound | ProblemKind::ImageNotFound) => Ok(None),
-        Err(problem) => Err(problem),
-    }
 }
 
 /// A unit's image: its name, and why it must be prepared if it is not present.
