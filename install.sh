@@ -181,6 +181,9 @@ build() {
   folder=$(cd "$source_dir" && cargo metadata --no-deps --format-version 1 --locked |
     sed 's/.*"target_directory":"\([^"]*\)".*/\1/')
   binary=$folder/${target:+$target/}release/pdev
+  # The bill of materials of this build: which packages are in the binary.
+  (cd "$source_dir" && tests/install/sbom ${target:+"$target"}) >"$binary.cdx.json" ||
+    info "the bill of materials could not be written"
 }
 
 # --- installing -----------------------------------------------------------------------------------------------------

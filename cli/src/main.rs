@@ -62,6 +62,10 @@ fn main() -> ExitCode {
     if first.as_ref().is_some_and(|first| first == credentials::exchange::COMMAND_NAME) {
         return ExitCode::from(credentials::exchange::main());
     }
+    #[cfg(target_os = "linux")]
+    if first.as_ref().is_some_and(|first| first == guard::hidden_sockets::SUBCOMMAND) {
+        return ExitCode::from(guard::hidden_sockets::main(raw));
+    }
     if first.is_some_and(|first| first == guard::SUBCOMMAND) {
         return ExitCode::from(guard::main(raw));
     }

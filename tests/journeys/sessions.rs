@@ -217,3 +217,51 @@ fn user_raises_one_session_once() {
     run_session(&sandbox, &[], &format!("{PDEV} credential token prod")).fails_with(1).prints("is production");
     sandbox.pdev(&["audit"]).ok().prints("approved");
 }
+
+/// Servers outside of the session that start programs for their clients, or answer them.
+#[test]
+fn session_cannot_reach_servers_of_the_user() {
+    if std::process::Command::new("tmux").arg("-V").output().is_err() {
+        println!("skipped: servers of the user in a session: `tmux` is not installed");
+        return;
+    }
+    let sandbox = sandbox_with_token_identities();
+    let uid = rustix::process::getuid().as_raw();
+    let (servers, project) = (sandbox.path("servers"), sandbox.project());
+    fs::create_dir_all(servers.join(format!("tmux-{uid}"))).unwrap();
+    let mux = servers.join(format!("tmux-{uid}/default"));
+    let tmux =
+        |arguments: &[&str]| std::process::Command::new("tmux").arg("-S").arg(&mux).args(arguments).output().unwrap();
+    assert!(tmux(&["new-session", "-d", "-s", "user", "sh"]).status.success());
+    let (engine, bus) = (servers.join("engine.sock"), servers.join("bus"));
+    let listeners = [&engine, &bus].map(|path| std::os::unix::net::UnixListener::bind(path).unwrap());
+    let run = |options: &[&str], mark: &str| {
+        let connect = |path: &std::path::Path| {
+            format!(
+                "python3 -c 'import socket; socket.socket(socket.AF_UNIX).connect(\"{}\")' 2>/dev/null && echo open",
+                path.display()
+            )
+        };
+        let script = format!(
+            "tmux -S {} new-window 'echo > {}/{mark}'; {}; {}; ls -l /proc/self/ns/mnt > /dev/null; {PDEV} session list",
+            mux.display(),
+            project.display(),
+            connect(&engine),
+            connect(&bus),
+        );
+        let arguments = [&["session", "run", "--name", "robot"], options, &["--", "sh", "-c", &script]].concat();
+        let mut command = sandbox.command(&project, &arguments);
+        command.env("TMUX_TMPDIR", &servers).env("DOCKER_HOST", format!("unix://{}", engine.display()));
+        command.env("DBUS_SESSION_BUS_ADDRESS", format!("unix:path={}", bus.display()));
+        run_with_timeout(command, TIMEOUT).ok()
+    };
+    let hidden = run(&[], "hidden");
+    // The session still reaches the agent.
+    assert!(!hidden.transcript().contains("open") && hidden.out.contains("current"), "{}", hidden.transcript());
+    assert!(!project.join("hidden").exists());
+    let open = run(&["--open-sockets"], "open");
+    assert_eq!(open.out.matches("open\n").count(), 2, "{}", open.transcript());
+    wait_until("the window of the server runs", TIMEOUT, || project.join("open").exists());
+    assert!(tmux(&["kill-server"]).status.success(), "the server is untouched outside of the session");
+    drop(listeners);
+}

@@ -57,6 +57,11 @@ pub(super) async fn get_request(
     let outcome = review.await;
     let (request, review) = outcome.map_err(|error| task_failed_problem(&error))?.map_err(approval_problem)?;
     let refusal = review.err().map(|denial| approval_problem(ApprovalProblem::Denied(denial)).0);
+    if let Some(refusal) = &refusal {
+        // Clients do not send a refused approval, so this is the only trace of the attempt.
+        let requester = requester_of(&api.shared, peer);
+        log_audit_failure(api.shared.broker.record_decision("not_approved", "", &requester, Some(&refusal.code)));
+    }
     Ok(Json(ApprovalView {
         identity_use: identity_use_view(&request.identity_use),
         at: 0,

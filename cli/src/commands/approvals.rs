@@ -21,6 +21,10 @@ pub(super) fn approve(code: &str, context: &Context) -> Outcome {
         return Err(Failure::invalid_input(message)
             .hint("Run it in your own terminal, or set `ask = \"never\"` in identities.toml."));
     }
+    // Before the question, so that the user does not answer it in vain.
+    if let Some(refusal) = &request.refusal {
+        return Err(Failure { exit_code: exit::FAILED, problem: Box::new(refusal.clone()) });
+    }
     let terminal = &context.terminal;
     let identity = terminal.stderr_paint.bold(&identity_use.identity);
     if let Some(session) = &identity_use.session {

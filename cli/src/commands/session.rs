@@ -64,6 +64,9 @@ struct Run {
     /// Name of the session [default: the name of the program]
     #[arg(long, value_name = "NAME")]
     name: Option<String>,
+    /// Leave the sockets of tmux, screen, container engines and the session bus open to the session
+    #[arg(long)]
+    open_sockets: bool,
     /// Program and its arguments
     #[arg(last = true, required = true, value_name = "PROGRAM")]
     program: Vec<OsString>,
@@ -71,10 +74,15 @@ struct Run {
 
 pub(crate) fn run(arguments: Arguments, context: &Context) -> Outcome {
     match arguments.command {
-        Command::Run(Run { duration, identity, name, program }) => {
+        Command::Run(Run { duration, identity, name, open_sockets, program }) => {
             let name = name.unwrap_or_else(|| session_name(program.first()));
             let milliseconds = i64::try_from(duration.unwrap_or(DEFAULT_DURATION).as_millis()).unwrap_or(i64::MAX);
-            guard::run_guarded(SessionRequest { name, milliseconds, identities: identity }, &program, context)
+            guard::run_guarded(
+                SessionRequest { name, milliseconds, identities: identity },
+                open_sockets,
+                &program,
+                context,
+            )
         }
         Command::List => list(context),
         Command::Allow { code } => super::approvals::approve(&code, context),

@@ -6,6 +6,8 @@
 //! access the session gets.
 
 mod descendants;
+#[cfg(target_os = "linux")]
+pub(crate) mod hidden_sockets;
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -36,6 +38,8 @@ const START_TIMEOUT: Duration = Duration::from_secs(30);
 struct GuardOptions {
     request: SessionRequest,
     quiet: bool,
+    /// Leave the sockets of multiplexers, engines and the session bus to the session.
+    open_sockets: bool,
 }
 
 /// The exit code as in a shell: 128 + n after signal n.
@@ -106,8 +110,13 @@ fn pid_of(child: &std::process::Child) -> Result<Pid, Failure> {
 }
 
 /// Starts the guard and waits for it.
-pub(crate) fn run_guarded(request: SessionRequest, program: &[OsString], context: &Context) -> Outcome {
-    let options = serde_json::to_string(&GuardOptions { request, quiet: context.quiet });
+pub(crate) fn run_guarded(
+    request: SessionRequest,
+    open_sockets: bool,
+    program: &[OsString],
+    context: &Context,
+) -> Outcome {
+    let options = serde_json::to_string(&GuardOptions { request, quiet: context.quiet, open_sockets });
     let options = options.map_err(|error| Failure::failed(error.to_string()))?;
     let own_program = std::env::current_exe()?;
     Context::block_on(async {
@@ -176,7 +185,10 @@ fn run_session(options: &GuardOptions, program: &[OsString], terminal: &Terminal
         if !options.quiet {
             terminal.eprint_line(&format!("session {} ({}): {}", session.name, session.id, describe_session(&session)));
         }
-        let mut command = Command::new(name);
+        let mut command = match options.open_sockets {
+            true => Command::new(name),
+            false => command_without_sockets(name)?,
+        };
         let child = match command.args(arguments).env(SESSION_VARIABLE, &session.id).spawn() {
             Ok(child) => pid_of(&child)?,
             Err(error) => return Err(start_failure(name, &error)),
@@ -194,6 +206,19 @@ fn run_session(options: &GuardOptions, program: &[OsString], terminal: &Terminal
         // Without a status, SIGTERM or SIGHUP has ended the wait.
         Ok(status.map_or(128 + 15, exit_code))
     })
+}
+
+/// The command that hides the sockets and then becomes the program.
+#[cfg(target_os = "linux")]
+fn command_without_sockets(program: &OsString) -> Result<Command, Failure> {
+    let mut command = Command::new(std::env::current_exe()?);
+    command.arg(hidden_sockets::SUBCOMMAND).arg(program);
+    Ok(command)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn command_without_sockets(program: &OsString) -> Result<Command, Failure> {
+    Ok(Command::new(program))
 }
 
 /// Requests SIGTERM for this process when its parent ends, even if the parent is killed.
