@@ -77,3 +77,23 @@ fn doctor_reports_failures_expiry_conflicts_and_clock() {
     assert_eq!(of("tools")[0]["health"], "warning", "{findings:#}");
     sandbox.pdev(&["doctor", "--ask"]).fails_with(2);
 }
+
+#[test]
+fn doctor_shows_what_protects_this_machine() {
+    let sandbox = Sandbox::without_docker();
+    let check = |name: &str| {
+        let all = sandbox.pdev(&["doctor", "security", "--json"]).ok().json();
+        all.as_array()
+            .unwrap()
+            .iter()
+            .find(|finding| finding["check"] == name)
+            .cloned()
+            .unwrap_or_else(|| panic!("{name}"))
+    };
+    for name in ["ancestry", "groups", "polkit", "sessions", "bus", "memory", "engine", "vault"] {
+        check(name);
+    }
+    assert_eq!(check("approval")["health"], "warning");
+    write_identities(&sandbox, "approval = \"strict\"\n");
+    assert_eq!(check("approval")["health"], "fine");
+}

@@ -10,6 +10,7 @@ mod credentials;
 mod engine;
 mod identities;
 mod machine;
+mod security;
 mod tools;
 
 #[derive(clap::Args, Debug)]
@@ -17,11 +18,12 @@ mod tools;
   pdev doctor                       check the machine, the engine, the agent and the identities
   pdev doctor credentials           check the vault, identities, conflicting settings and the clock
   pdev doctor credentials --ask     the same, after a request to the source of each identity
+  pdev doctor security              show what protects this machine from attacks, and what does not
 
 Exit codes: 0 no problems or only warnings, 1 something is broken.")]
 pub(crate) struct Arguments {
     /// Subject to check in detail [default: a short check of everything]
-    #[arg(value_name = "SUBJECT", value_parser = ["credentials"])]
+    #[arg(value_name = "SUBJECT", value_parser = ["credentials", "security"])]
     subject: Option<String>,
     /// With `credentials`: before the check, make the agent request a credential from the source of each identity; no
     /// program receives it
@@ -69,6 +71,9 @@ impl Finding {
 
 pub(crate) fn run(arguments: &Arguments, context: &Context) -> Outcome {
     Context::block_on(async {
+        if arguments.subject.as_deref() == Some("security") {
+            return print_findings(&security::check().await, context);
+        }
         if arguments.subject.is_some() {
             return print_findings(&credentials::check(arguments.ask).await, context);
         }

@@ -20,11 +20,17 @@ use crate::terminal::{Color, Terminal};
 /// The first argument of the process that becomes the session's program; no command of this name exists.
 pub(crate) const SUBCOMMAND: &str = "session-program";
 
+/// Instead of a program: only tests whether sockets can be hidden.
+pub(crate) const CHECK_OPTION: &str = "--check";
+
 /// Hides the sockets and becomes the program. Its arguments are the program and its own arguments.
 pub(crate) fn main(arguments: impl IntoIterator<Item = OsString>) -> u8 {
     let terminal = Terminal::new(Color::Auto);
     let arguments: Vec<OsString> = arguments.into_iter().collect();
     let Some((program, arguments)) = arguments.split_first() else { return crate::exit::INVALID_INPUT };
+    if program == CHECK_OPTION {
+        return if hide(&[]).is_ok() { crate::exit::OK } else { crate::exit::FAILED };
+    }
     let sockets = find_sockets();
     if !sockets.is_empty()
         && let Err(error) = hide(&sockets)

@@ -42,7 +42,7 @@ pub(super) async fn check(ask: bool) -> Vec<Finding> {
     findings
 }
 
-async fn check_vault(paths: &CredentialPaths) -> Finding {
+pub(super) async fn check_vault(paths: &CredentialPaths) -> Finding {
     let folder = paths.vault();
     let key_store = match vault::key_store_of(&folder) {
         Ok(Some(key_store)) => key_store,
