@@ -93,8 +93,10 @@ struct LeaseEntry {
     pending_renewal: Option<watch::Receiver<Option<LeaseResult>>>,
     problem: Option<BrokerProblem>,
     failures: u32,
-    /// The source is not asked again before this time.
+    /// The source is not asked again before this time, if the caller can get nothing else.
     retry_at: i64,
+    /// The same while there is a lease that is still valid. Later, because no caller waits.
+    early_retry_at: i64,
     last_used: Option<(i64, String)>,
 }
 
@@ -299,14 +301,15 @@ impl Broker {
             match (verdict, old) {
                 (Verdict::Serve, Some(lease)) => return Ok(lease),
                 (Verdict::ServeAndRenew, Some(lease)) => {
-                    if entry.pending_renewal.is_none() && now >= entry.retry_at {
+                    if entry.pending_renewal.is_none() && now >= entry.early_retry_at {
                         self.start_renewal(entry, identity, request.clone());
                     }
                     return Ok(lease);
                 }
                 (_, old) => {
-                    if entry.pending_renewal.is_none() && now < entry.retry_at {
-                        // Back off: report the last problem instead of asking a failing source on every request.
+                    let retry_at = if old.is_some() { entry.early_retry_at } else { entry.retry_at };
+                    if entry.pending_renewal.is_none() && now < retry_at {
+                        // Report the last problem instead of asking a failing source on every request.
                         let problem = entry.problem.clone();
                         return old.ok_or_else(|| problem.unwrap_or_else(|| timeout_problem(name)));
                     }

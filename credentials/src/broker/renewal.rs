@@ -24,6 +24,10 @@ const SLEEP_MAX: Duration = Duration::from_secs(300);
 /// Eight hours: no warning for an identity that was not used during a working day.
 const RECENT_USE_MILLISECONDS: i64 = 8 * 3_600_000;
 
+/// Milliseconds after a failure in which callers get the same problem, so that a tool in a retry loop does not flood the
+/// source.
+const RETRY_PAUSE: i64 = 1000;
+
 impl Broker {
     /// Starts a renewal. The caller holds the lock of the entry, so there is at most one.
     pub(super) fn start_renewal(
@@ -94,18 +98,19 @@ impl Broker {
             entry.pending_renewal = None;
             match &outcome {
                 Ok(lease) => {
-                    (entry.failures, entry.retry_at, entry.problem) = (0, 0, None);
+                    (entry.failures, entry.problem) = (0, None);
+                    (entry.retry_at, entry.early_retry_at) = (0, 0);
                     entry.lease = Some(Arc::clone(lease));
                     ChangeKind::Renewed { expires_at: lease.times.expires_at }
                 }
                 Err(problem) => {
                     entry.failures = entry.failures.saturating_add(1);
                     let is_unreachable = problem.code == "source_unreachable";
-                    // A pause of one second, even for a permanent refusal, keeps a tool in a retry loop from flooding
-                    // the source.
-                    let pause = if is_unreachable { schedule::back_off(entry.failures, jitter()) } else { 1000 };
+                    let pause = if is_unreachable { schedule::back_off(entry.failures, jitter()) } else { RETRY_PAUSE };
                     // Do not delay the next request: the user may sign in at any moment.
-                    entry.retry_at = if problem.code == "needs_login" { 0 } else { now_milliseconds() + pause };
+                    let now = if problem.code == "needs_login" { None } else { Some(now_milliseconds()) };
+                    entry.retry_at = now.map_or(0, |now| now + RETRY_PAUSE);
+                    entry.early_retry_at = now.map_or(0, |now| now + pause);
                     entry.problem = Some(problem.clone());
                     if problem.code == "needs_login" {
                         ChangeKind::NeedsLogin(problem.clone())

@@ -116,10 +116,38 @@ async fn failing_source_is_retried_later_and_old_lease_is_served() {
         let mut entries = broker.lock_entries();
         let entry = entries.get_mut(&general_key("a")).unwrap();
         entry.lease = Some(Arc::new(Lease::new(token, times)));
-        entry.retry_at = 0;
+        (entry.retry_at, entry.early_retry_at) = (0, 0);
     }
     assert_eq!(broker.issue("a", &CredentialFormat::Token, &Requester::default()).await.unwrap().expose(), b"old");
     assert_eq!(run_count(root.path()), 2);
+}
+
+/// The source was away for long, so the pauses between attempts in the background have grown.
+#[tokio::test]
+async fn next_use_asks_a_source_that_is_back() {
+    let root = tempfile::tempdir().unwrap();
+    let script = format!(
+        "echo run >> {}; test -e {}/back && printf '{{\"token\":\"canary\"}}'",
+        root.path().join("runs").display(),
+        root.path().display()
+    );
+    let identities = format!("[a]\nsource = \"exec\"\ncommand = [\"sh\", \"-c\", {script:?}]\n");
+    let broker = new_broker(root.path(), &identities);
+    let pass_pause = || {
+        let mut entries = broker.lock_entries();
+        let entry = entries.get_mut(&general_key("a")).unwrap();
+        let pause = entry.retry_at - now_milliseconds();
+        assert!(pause <= 1000, "{pause} ms");
+        entry.retry_at -= 1000;
+    };
+    for _ in 0..8 {
+        assert!(broker.obtain_lease("a").await.is_err());
+        assert!(broker.obtain_lease("a").await.is_err());
+        pass_pause();
+    }
+    assert_eq!(run_count(root.path()), 8, "at most one attempt per second");
+    fs::write(root.path().join("back"), "").unwrap();
+    assert!(broker.obtain_lease("a").await.is_ok());
 }
 
 #[tokio::test]
