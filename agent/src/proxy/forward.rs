@@ -11,7 +11,7 @@ use hyper::body::Incoming;
 use tokio::time::timeout;
 
 use super::body::{RequestBody, ResponseBody};
-use super::pool::{Connection, Pool, Unreachable};
+use super::pool::{Connection, Pool, Unreachable, has_acceptable_size};
 use super::routes::Upstream;
 
 /// Long enough for a debugger's breakpoint or a slow report. Short enough that a hung service does not keep connections
@@ -27,6 +27,8 @@ pub(super) enum Failure {
     ConnectionBroken { address: SocketAddr, cause: String },
     #[error("the response is not HTTP: {cause}")]
     NotHttp { address: SocketAddr, cause: String },
+    #[error("the head of the response is larger than the proxy accepts")]
+    HeadTooLarge { address: SocketAddr },
     #[error("no response within {} seconds", RESPONSE_HEAD_TIMEOUT.as_secs())]
     TimedOut { address: SocketAddr },
 }
@@ -69,6 +71,9 @@ fn lease_response(
         let cause = "it switched protocols without a request to do so".to_owned();
         return Err(Failure::NotHttp { address: connection.address, cause });
     }
+    if !has_acceptable_size(response.headers()) {
+        return Err(Failure::HeadTooLarge { address: connection.address });
+    }
     let lease = pool.lease(connection, upload);
     Ok(response.map(|body| ResponseBody::stream(body, lease)))
 }
@@ -107,6 +112,9 @@ pub(super) async fn send_request(
 }
 
 fn to_failure(address: SocketAddr, error: &hyper::Error) -> Failure {
+    if error.is_parse_too_large() {
+        return Failure::HeadTooLarge { address };
+    }
     let cause = describe_error(error);
     if error.is_parse() { Failure::NotHttp { address, cause } } else { Failure::ConnectionBroken { address, cause } }
 }

@@ -17,7 +17,7 @@ use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use super::list_access::ListToken;
-use super::pool::Pool;
+use super::pool::{HEADER_BYTES_MAX, PARSED_HEADERS_MAX, Pool};
 use super::routes::Routes;
 use super::serve::{ProxyState, serve};
 use super::upgrade::Tunnels;
@@ -53,7 +53,7 @@ impl Default for Limits {
             connections: 1024,
             tunnels: 512,
             waiting_requests: 256,
-            header_bytes: 64 * 1024,
+            header_bytes: HEADER_BYTES_MAX,
             first_request_timeout: Duration::from_secs(30),
             idle_timeout: Duration::from_secs(90),
             start_timeout: Duration::from_secs(30),
@@ -196,6 +196,7 @@ fn http_builder(limits: &Limits) -> auto::Builder<TokioExecutor> {
     builder
         .http1()
         .timer(TokioTimer::new())
+        .max_headers(PARSED_HEADERS_MAX)
         .header_read_timeout(limits.first_request_timeout)
         // Also the size of the largest single read, so it bounds the memory of a connection.
         .max_buf_size(limits.header_bytes.max(HEADER_BYTES_MIN));

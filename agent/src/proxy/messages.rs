@@ -8,6 +8,7 @@ use strings::edit_distance;
 use super::forward::Failure;
 use super::headers::HOPS_MAX;
 use super::page::{Link, Page};
+use super::pool::{HEADER_BYTES_MAX, HEADERS_MAX};
 use super::routes::{PreviewRoutes, RouteTable, RouteTarget, SUFFIX, ServiceState};
 
 const LOG_LINES_MAX: usize = 20;
@@ -224,6 +225,12 @@ pub(super) fn upstream_failure(target: &RouteTarget, failure: &Failure) -> Page 
             format!("{service} did not answer with HTTP"),
             format!("`{address}`: {cause}."),
         ),
+        Failure::HeadTooLarge { address } => (
+            StatusCode::BAD_GATEWAY,
+            "large-head",
+            format!("{service} answered with too many headers"),
+            format!("`{address}`: {}", header_limit()),
+        ),
         Failure::TimedOut { address } => (
             StatusCode::GATEWAY_TIMEOUT,
             "slow-answer",
@@ -233,6 +240,9 @@ pub(super) fn upstream_failure(target: &RouteTarget, failure: &Failure) -> Page 
     };
     let logs = format!("To see its output, run `pdev logs {service}`.");
     let hint = match failure {
+        Failure::HeadTooLarge { .. } => {
+            "Send fewer or smaller headers, for example cookies; to see them, call the service's own port.".to_owned()
+        }
         // Next.js up to 16.2 rejects an origin with the bare word `Unauthorized`, without a status line.
         Failure::NotHttp { .. } => format!(
             "{logs} A development server that rejects an origin may answer like this; for Next.js, add \
@@ -241,6 +251,22 @@ pub(super) fn upstream_failure(target: &RouteTarget, failure: &Failure) -> Page 
         _ => logs,
     };
     Page { status, code, title, detail, hint, ..Page::default() }
+}
+
+/// RFC 6585, section 5.
+pub(super) fn too_many_headers() -> Page {
+    Page {
+        status: StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+        code: "large-head",
+        title: "the request has too many headers".to_owned(),
+        detail: header_limit(),
+        hint: "Send fewer or smaller headers; in a browser, delete the cookies of this host.".to_owned(),
+        ..Page::default()
+    }
+}
+
+fn header_limit() -> String {
+    format!("The proxy passes at most {HEADERS_MAX} headers and {} KiB of them.", HEADER_BYTES_MAX / 1024)
 }
 
 pub(super) fn loop_detected(host: &str) -> Page {

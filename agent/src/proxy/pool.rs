@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use http::{Request, Response};
+use http::{HeaderMap, Request, Response};
 use hyper::body::Incoming;
 use hyper::client::conn::{TrySendError, http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -27,7 +27,18 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// A returned connection is ready as soon as its task has run once. A connection that takes longer is stuck.
 const READY_TIMEOUT: Duration = Duration::from_millis(100);
-const BUFFER_BYTES_MAX: usize = 64 * 1024;
+/// The limits of a message's headers, in both directions: requests of clients and responses of services. Some frameworks
+/// send over 100 `Set-Cookie`.
+pub(super) const HEADERS_MAX: usize = 500;
+pub(super) const HEADER_BYTES_MAX: usize = 256 * 1024;
+/// The parser refuses a message beyond this number without a text, so it is larger than the limit.
+pub(super) const PARSED_HEADERS_MAX: usize = 1000;
+
+/// Whether a message is within the limits.
+pub(super) fn has_acceptable_size(headers: &HeaderMap) -> bool {
+    let bytes = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + ": \r\n".len());
+    headers.len() <= HEADERS_MAX && bytes.sum::<usize>() <= HEADER_BYTES_MAX
+}
 
 /// Why no connection could be opened: each address with its error.
 #[derive(Debug, thiserror::Error)]
@@ -190,7 +201,8 @@ impl Pool {
     }
 
     async fn start_http1(&self, io: TokioIo<TcpStream>) -> hyper::Result<Sender> {
-        let (sender, driver) = http1::Builder::new().max_buf_size(BUFFER_BYTES_MAX).handshake(io).await?;
+        let (sender, driver) =
+            http1::Builder::new().max_headers(PARSED_HEADERS_MAX).max_buf_size(HEADER_BYTES_MAX).handshake(io).await?;
         // The task that waits for the response gets the driver's error too. Here it only means that the connection
         // ended.
         self.connection_tasks.spawn(async move { drop(driver.with_upgrades().await) });
@@ -198,7 +210,10 @@ impl Pool {
     }
 
     async fn start_http2(&self, address: SocketAddr, io: TokioIo<TcpStream>) -> hyper::Result<Sender> {
-        let (mut sender, driver) = http2::Builder::new(TokioExecutor::new()).handshake(io).await?;
+        let (mut sender, driver) = http2::Builder::new(TokioExecutor::new())
+            .max_header_list_size(HEADER_BYTES_MAX as u32)
+            .handshake(io)
+            .await?;
         self.connection_tasks.spawn(async move { drop(driver.await) });
         poll_fn(|context| sender.poll_ready(context)).await?;
         lock(&self.http2_senders).insert(address, sender.clone());

@@ -18,7 +18,7 @@ use super::host::{BadHost, authority, host_name};
 use super::list_access::{ListAccess, ListToken};
 use super::messages;
 use super::page::{Page, ResponseFormat};
-use super::pool::Pool;
+use super::pool::{Pool, has_acceptable_size};
 use super::routes::{RouteLookup, RouteTable, RouteTarget, Routes, STATUS_HOST, ServiceState};
 use super::upgrade::{ProtocolSwitch, Tunnels, switch_protocol};
 
@@ -83,6 +83,9 @@ async fn route_request(
     format: ResponseFormat,
 ) -> Result<Response<ResponseBody>, Refusal> {
     let (parts, body) = request.into_parts();
+    if !has_acceptable_size(&parts.headers) {
+        return Err(messages::too_many_headers().into());
+    }
     let Some(authority) = authority(&parts).map(str::to_owned) else {
         return Err(messages::bad_request("It must have exactly one `Host`.").into());
     };

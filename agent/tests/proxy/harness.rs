@@ -76,6 +76,8 @@ impl Backend {
                         async move { Ok::<_, Infallible>(reply.await) }
                     });
                     let mut http = auto::Builder::new(TokioExecutor::new());
+                    // More than the proxy passes.
+                    http.http1().max_headers(1000);
                     http.http2().enable_connect_protocol();
                     drop(http.serve_connection_with_upgrades(TokioIo::new(stream), service).await);
                 });
@@ -167,7 +169,12 @@ impl TestProxy {
     }
 
     pub(crate) async fn http1(&self) -> http1::SendRequest<Body> {
-        let (sender, driver) = http1::handshake(TokioIo::new(self.connect().await)).await.unwrap();
+        let (sender, driver) = http1::Builder::new()
+            .max_headers(1000)
+            .max_buf_size(1 << 20)
+            .handshake(TokioIo::new(self.connect().await))
+            .await
+            .unwrap();
         tokio::spawn(driver.with_upgrades());
         sender
     }

@@ -52,6 +52,30 @@ async fn request_headers_are_filtered_and_forwarded() {
 }
 
 #[tokio::test]
+async fn large_response_heads_pass_up_to_the_limit() {
+    for (count, size, expected) in
+        [(120, 10, 200), (490, 10, 200), (1, 250_000, 200), (501, 10, 502), (1, 300_000, 502)]
+    {
+        let service = Backend::start(move |_| {
+            Box::pin(async move {
+                let mut response = Response::builder();
+                for number in 0..count {
+                    response = response.header("set-cookie", format!("c{number}={}", "v".repeat(size)));
+                }
+                response.body(text_body("x")).unwrap()
+            })
+        })
+        .await;
+        let proxy = start_web_proxy(service.address).await;
+        let response = proxy.get(WEB_HOST, "/", &[("accept", "text/plain")]).await;
+        assert_eq!(response.status.as_u16(), expected, "{count} headers of {size} bytes: {}", response.body);
+        if expected == 502 {
+            assert!(response.body.contains("at most 500 headers and 256 KiB of them"), "{}", response.body);
+        }
+    }
+}
+
+#[tokio::test]
 async fn response_headers_are_filtered() {
     let service = Backend::start(|_| {
         Box::pin(async {
