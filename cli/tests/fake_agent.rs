@@ -75,7 +75,9 @@ impl TestAgent {
                     () if request.starts_with("POST /v1/locate ") => {
                         json_response("200 OK", &format!(r#"{{"preview":{{{PREVIEW}}},"known":true}}"#))
                     }
-                    () if request.starts_with("GET /v1/previews ") => {
+                    () if request.starts_with("GET /v1/previews ")
+                        || request.starts_with("POST /v1/previews/discover ") =>
+                    {
                         json_response("200 OK", &format!("[{}]", status("ready")))
                     }
                     () if request.starts_with("GET /v1/previews/p1 ") => json_response("200 OK", &status("ready")),

@@ -127,7 +127,7 @@ async fn oversized_and_malformed_heads_are_refused() {
         drop(client.write_all(format!("GET / HTTP/1.1\r\nhost: {WEB_HOST}\r\n{headers}\r\n").as_bytes()).await);
         let head = read_head(&mut client).await;
         assert!(head.starts_with(expected), "{} bytes: {head}", headers.len());
-        if headers == &many {
+        if headers == many {
             // It names the limit.
             let mut body = vec![0; 1000];
             let length = timeout(TEST_TIMEOUT, client.read(&mut body)).await.unwrap().unwrap();
