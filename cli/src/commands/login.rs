@@ -18,7 +18,7 @@ use crate::vault_access::{credential_paths, open_vault};
   pdev login shop-dev                 open the browser, or show a code
   pdev login shop-admin               prompt for the code of an MFA device
 
-The agent renews the credentials of a login without prompts, until the provider ends the login. `pdev identity` shows \
+An identity without a login of its own signs in to the one that it is built on (`from`). The agent renews the credentials of a login without prompts, until the provider ends the login. `pdev identity` shows \
 the status of each identity.
 
 Exit codes: 0 signed in, 1 failed, 2 the identity needs no login, 4 no such identity, 130 Ctrl-C.")]
@@ -42,7 +42,13 @@ pub(crate) struct LogoutArguments {
 }
 
 pub(crate) fn run(arguments: &Arguments, context: &Context) -> Outcome {
-    let identity = find_identity(&arguments.identity)?;
+    let requested = find_identity(&arguments.identity)?;
+    let (identities, _) = load_identities(&credential_paths()?)?;
+    let identity = identities.login_identity(&requested.name).cloned().unwrap_or(requested);
+    if identity.name != arguments.identity {
+        let (name, base) = (&arguments.identity, &identity.name);
+        context.terminal.eprint_line(&format!("`{name}` is built on `{base}`: sign in to `{base}`"));
+    }
     if identity.secret_description().is_some() {
         send_secret(&identity, context)
     } else if identity.needs_login() {

@@ -25,7 +25,9 @@ impl Broker {
         flow: OAuthFlow,
         prompts: &mpsc::Sender<LoginPrompt>,
     ) -> Result<(), BrokerProblem> {
-        let identity = self.identity(name)?;
+        let requested = self.identity(name)?;
+        let identity = self.load_identities()?.login_identity(name).cloned().unwrap_or(requested);
+        let name = identity.name.as_str();
         if !identity.needs_login() || identity.secret_description().is_some() {
             let (message, hint) = match identity.secret_description() {
                 Some(description) => (

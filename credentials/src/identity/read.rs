@@ -32,6 +32,21 @@ impl Identities {
         self.all.get(name)
     }
 
+    /// The identity that a user signs in to for this one: itself, or one that it is built on. `None` if none of them has a
+    /// login.
+    #[must_use]
+    pub fn login_identity(&self, name: &str) -> Option<&Identity> {
+        let mut identity = self.get(name)?;
+        // The reader refuses cycles; the bound only keeps a mistake there from becoming an endless loop.
+        for _ in 0..=self.all.len() {
+            if identity.needs_login() || identity.secret_description().is_some() {
+                return Some(identity);
+            }
+            identity = self.get(identity.text("from")?)?;
+        }
+        None
+    }
+
     /// The known name closest to a misspelt one.
     #[must_use]
     pub fn nearest(&self, name: &str) -> Option<&str> {
@@ -298,6 +313,35 @@ mod tests {
             )
         };
         findings.iter().map(describe).collect()
+    }
+
+    #[test]
+    fn login_is_that_of_the_identity_below() {
+        let role = |name: &str, from: &str, extra: &str| {
+            let arn = "arn:aws:iam::123456789012:role/x";
+            format!("[{name}]\nsource = \"aws-role\"\nfrom = \"{from}\"\nrole_arn = \"{arn}\"\n{extra}")
+        };
+        let sso = "[base]\nsource = \"aws-sso\"\nstart_url = \"https://shop.awsapps.com/start\"\nregion = \"eu-central-1\"\n\
+                   account = \"123456789012\"\nrole = \"Developer\"\n[script]\nsource = \"exec\"\ncommand = [\"x\"]\ncloud = \"aws\"\n";
+        let mfa = "mfa_serial = \"arn:aws:iam::123456789012:mfa/me\"\n";
+        let roles = [
+            role("admin", "base", ""),
+            role("deep", "admin", ""),
+            role("code", "base", mfa),
+            role("local", "script", ""),
+        ];
+        let (identities, findings) = read(&format!("{sso}{}", roles.concat()));
+        assert!(findings.is_empty(), "{findings:?}");
+        for (name, expected) in [
+            ("base", Some("base")),
+            ("admin", Some("base")),
+            ("deep", Some("base")),
+            ("code", Some("code")),
+            ("local", None),
+            ("absent", None),
+        ] {
+            assert_eq!(identities.login_identity(name).map(|identity| identity.name.as_str()), expected, "{name}");
+        }
     }
 
     #[test]
