@@ -104,6 +104,14 @@ pub enum UnitState {
     Stopped,
 }
 
+impl UnitState {
+    /// Whether the unit's program has ended and is not started again.
+    #[must_use]
+    pub fn has_ended(self) -> bool {
+        matches!(self, Self::Done | Self::Failed | Self::Stopped)
+    }
+}
+
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize, JsonSchema)]
 pub struct UnitStatus {
     pub name: String,

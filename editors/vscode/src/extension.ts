@@ -6,7 +6,7 @@ import * as agent from './agent';
 import { candidates, select, type Working } from './binary';
 import { Client } from './client';
 import { complete, execute, SERVER_COMMANDS, STATIC_COMMANDS, showResult, UNIT_COMMANDS, Views } from './commands';
-import { type Identity, icon, type Preview, status } from './model';
+import { hasEnded, type Identity, icon, type Preview, status } from './model';
 import { createManifest } from './newManifest';
 import { type Item, Previews } from './view';
 
@@ -249,6 +249,13 @@ class Extension implements vscode.Disposable {
     const argument = await complete(this.#client, name, source);
     if (argument?.uri === undefined || argument.unit === undefined) return;
     const { unit } = argument;
+    const client = this.#client;
+    const preview = await execute<Preview>(client, 'pdev.status', argument).catch(() => undefined);
+    // A terminal that follows the log of an ended unit would close at once.
+    if (name === 'pdev.tail' && hasEnded(preview?.units.find((found) => found.name === unit))) {
+      await this.#run('pdev.logs', argument);
+      return;
+    }
     const cwd = vscode.Uri.joinPath(vscode.Uri.parse(argument.uri), '..');
     const shell = name === 'pdev.shell';
     vscode.window

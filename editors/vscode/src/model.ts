@@ -45,6 +45,11 @@ services:
 `;
 }
 
+/** Whether the program of a unit has ended and is not started again. */
+export function hasEnded(unit: Unit | undefined): boolean {
+  return unit !== undefined && ['done', 'failed', 'stopped'].includes(unit.state);
+}
+
 /** A codicon for a state. */
 export function icon(state: string): string {
   switch (state) {

@@ -4,8 +4,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use client::{Client, Launch};
+use host::clock::now_milliseconds;
 use protocol::request::LogQuery;
-use protocol::status::PreviewStatus;
+use protocol::status::{PreviewStatus, UnitState, UnitStatus};
 use serde_json::{Value, json};
 use tower_lsp::jsonrpc::Result;
 use tower_lsp::ls_types::ShowDocumentParams;
@@ -24,7 +25,10 @@ pub(super) fn status(state: &ServerState, root: &Path) -> Result<PreviewStatus> 
 }
 
 pub(super) async fn logs(state: &ServerState, root: &Path, argument: &Argument) -> Result<Value> {
-    let preview = status(state, root)?.preview.id;
+    let preview = status(state, root)?;
+    let ended = argument.unit.as_ref().and_then(|name| preview.units.iter().find(|unit| unit.name == *name));
+    let ended = ended.filter(|unit| unit.state.has_ended()).map(end_of_log);
+    let preview = preview.preview.id;
     let client = Client::connect(&state.agent_socket).await.map_err(|error| to_rpc_error(&error))?;
     let query = LogQuery {
         units: argument.unit.clone(),
@@ -37,10 +41,25 @@ pub(super) async fn logs(state: &ServerState, root: &Path, argument: &Argument) 
         text.push_str(&format!("{}  {}\n", entry.unit, entry.text));
         entries.push(json!({ "at": entry.at, "unit": entry.unit, "stream": entry.stream, "text": entry.text }));
     }
+    if let Some((unit, note)) = ended {
+        text.push_str(&format!("{note}\n"));
+        entries.push(json!({ "at": now_milliseconds(), "unit": unit, "stream": "pdev", "text": note }));
+    }
     if argument.show {
         return show_text(state, &format!("logs-{}.txt", argument.unit.as_deref().unwrap_or("all")), &text);
     }
     Ok(Value::Array(entries))
+}
+
+/// The name of a unit that has ended, and the line after its log that says so.
+fn end_of_log(unit: &UnitStatus) -> (String, String) {
+    let state = match unit.state {
+        UnitState::Done => "done",
+        UnitState::Failed => "failed",
+        _ => "stopped",
+    };
+    let reason = unit.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
+    (unit.name.clone(), format!("-- `{}` has ended ({state}){reason} --", unit.name))
 }
 
 /// Returns the plan of an `up` now. The agent computes it from the file on disk, so unsaved text has no effect.

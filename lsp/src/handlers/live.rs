@@ -179,7 +179,8 @@ impl LiveContext<'_> {
                     lenses.push(unit_lens("■ stop", ServerCommand::Stop.id()));
                 }
             }
-            let can_tail = self.client_capabilities.tail_logs;
+            // A terminal that follows the log of a unit that has ended would close at once.
+            let can_tail = self.client_capabilities.tail_logs && !status.state.has_ended();
             let logs = if can_tail { ClientCommand::Tail.id() } else { ServerCommand::Logs.id() };
             lenses.push(unit_lens("logs", logs));
             if status.url.is_some() && status.state == UnitState::Ready {

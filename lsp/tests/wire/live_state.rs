@@ -77,13 +77,17 @@ struct LiveFixture {
 /// An editor with a manifest, and an agent with its preview. The agent sends the events `kinds`, and answers `POST
 /// /v1/plan` with the steps `plan`.
 async fn start_fixture(kinds: Vec<Value>, plan: Vec<Value>) -> LiveFixture {
+    start_fixture_of_client(kinds, plan, &["pdev.shell"]).await
+}
+
+async fn start_fixture_of_client(kinds: Vec<Value>, plan: Vec<Value>, client_commands: &[&str]) -> LiveFixture {
     let sockets = tempfile::tempdir().unwrap();
     std::fs::set_permissions(sockets.path(), std::fs::Permissions::from_mode(0o700)).unwrap();
     let socket = SocketLocation::in_folder(sockets.path());
     let mut capabilities = push_capabilities();
     capabilities["window"] = json!({ "workDoneProgress": true, "showDocument": { "support": true } });
     capabilities["workspace"]["applyEdit"] = json!(true);
-    capabilities["experimental"] = json!({ "commands": ["pdev.shell"] });
+    capabilities["experimental"] = json!({ "commands": client_commands });
     let mut editor = Editor::start_with_agent_at(capabilities, Value::Null, socket.clone()).await;
     let folder = editor.path("").to_string_lossy().into_owned();
     let requests = Arc::new(Mutex::new(Vec::new()));
@@ -226,6 +230,31 @@ async fn lenses_hints_and_hover_show_unit_state() {
             .to_owned();
     }
     assert!(markdown.contains("last lines, 0 s ago:\n\n```text\nhello\n```"), "{markdown}");
+}
+
+/// A terminal that follows the log of a unit that has ended would close at once.
+#[tokio::test]
+async fn lens_of_ended_unit_shows_its_log_and_end() {
+    for state in ["failed", "done", "stopped"] {
+        let ended = unit("api", state, json!({ "reason": "exit code 1" }));
+        let ended = json!({ "event": "unit_changed", "unit": ended });
+        let mut fixture = start_fixture_of_client(vec![ended], Vec::new(), &["pdev.tail"]).await;
+        let params = fixture.document_params();
+        let logs_commands = loop {
+            fixture.wait_for_refresh().await;
+            let lenses = fixture.editor.request("textDocument/codeLens", params.clone()).await;
+            let logs = lenses.as_array().unwrap().iter().filter(|lens| lens["command"]["title"] == "logs");
+            let commands: Vec<String> =
+                logs.map(|lens| lens["command"]["command"].as_str().unwrap().to_owned()).collect();
+            if commands.first().is_some_and(|command| command == "pdev.logs") {
+                break commands;
+            }
+        };
+        assert_eq!(logs_commands, ["pdev.logs", "pdev.tail"], "{state}");
+        let shown = fixture.run_command("pdev.logs", json!({ "unit": "api", "show": true })).await;
+        let expected = format!("api  hello\n-- `api` has ended ({state}): exit code 1 --\n");
+        assert_eq!(shown["result"]["text"], expected);
+    }
 }
 
 #[tokio::test]
